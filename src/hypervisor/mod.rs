@@ -1,0 +1,210 @@
+//! The hypervisor as workflows see it: define a domain, start it, watch it, take it away.
+//!
+//! [`Hypervisor`] is the trait, `libvirt/` the real one, `fake.rs` one that keeps its world in
+//! memory. A domain is always named by its instance's UUID.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+use crate::model::class::Class;
+use crate::model::state::PowerState;
+
+pub mod spec;
+
+use spec::DomainSpec;
+
+/// How a domain is started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StartOptions {
+    /// Leave the virtual CPUs stopped. libvirt: `VIR_DOMAIN_START_PAUSED`.
+    pub paused: bool,
+    /// Drop a managed-save image instead of restoring it. libvirt: `VIR_DOMAIN_START_FORCE_BOOT`.
+    pub force_boot: bool,
+}
+
+/// A domain as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainInfo {
+    pub instance_uuid: Uuid,
+    /// The domain's name, `instance-0000000d`.
+    pub name: String,
+    /// libvirt's number of a running domain.
+    pub id: Option<u32>,
+    pub power_state: PowerState,
+    /// Why, in libvirt's words: `booted`, `destroyed`, `saved`, …
+    pub reason: String,
+    /// Whether a managed-save image waits to be restored.
+    pub managed_save: bool,
+    /// Whether its XML carries nova's metadata: only such a domain is ours to destroy.
+    pub nova_owned: bool,
+}
+
+/// A change of a domain's state, pushed by the hypervisor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainEvent {
+    pub instance_uuid: Uuid,
+    pub power_state: PowerState,
+    pub detail: String,
+}
+
+/// Where a guest's consoles listen, read back from the running domain.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConsoleEndpoints {
+    pub vnc: Option<(String, u16)>,
+    /// A TCP serial port, one for each serial console.
+    pub serial: Vec<(String, u16)>,
+}
+
+/// Counters of a running domain. Times in nanoseconds, memory in KiB, I/O in bytes and requests.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DomainStats {
+    pub instance_uuid: Uuid,
+    pub name: String,
+    pub power_state: Option<PowerState>,
+    pub cpu_time_ns: u64,
+    pub vcpu_times_ns: Vec<u64>,
+    pub memory_max_kib: u64,
+    pub memory_used_kib: u64,
+    pub disks: Vec<DiskStats>,
+    pub interfaces: Vec<InterfaceStats>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DiskStats {
+    /// `vda`
+    pub target: String,
+    pub read_requests: u64,
+    pub read_bytes: u64,
+    pub write_requests: u64,
+    pub write_bytes: u64,
+    pub errors: i64,
+    pub allocation_bytes: u64,
+    pub capacity_bytes: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct InterfaceStats {
+    /// `tap…`
+    pub device: String,
+    pub mac_address: Option<String>,
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_errors: u64,
+    pub rx_drop: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_errors: u64,
+    pub tx_drop: u64,
+}
+
+/// The host as its hypervisor knows it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HostInfo {
+    /// nova's `hypervisor_hostname`: the node.
+    pub node: String,
+    pub uuid: Option<Uuid>,
+    pub architecture: String,
+    pub cpus: u32,
+    pub memory_mib: u64,
+    /// `QEMU`
+    pub hypervisor_type: String,
+    /// major × 1 000 000 + minor × 1 000 + micro
+    pub hypervisor_version: u64,
+    pub library_version: u64,
+    /// What the host can run, from its capabilities: (architecture, domain type), `("x86_64", "kvm")`.
+    pub guests: Vec<(String, String)>,
+}
+
+/// The hypervisor. Every method answers within a deadline of its own, or with
+/// [`HypervisorError::TimedOut`].
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// Defines the domain; one of this UUID that is already defined takes the new definition.
+    async fn define(&self, spec: &DomainSpec) -> Result<(), HypervisorError>;
+
+    /// Starts a defined domain; one that is already running stays as it is.
+    async fn start(&self, uuid: Uuid, options: StartOptions) -> Result<(), HypervisorError>;
+
+    /// Stops the domain at once, as if its power were cut; one that doesn't run stays as it is.
+    /// `NoDomain` when there is none.
+    async fn destroy(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Removes the definition with its NVRAM and its managed-save image; absent is success.
+    async fn undefine(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Presses the ACPI power button. The guest may take its time, or never react.
+    async fn press_power_button(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Stops the virtual CPUs; a paused domain stays as it is.
+    async fn pause(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Lets the virtual CPUs run again; a running domain stays as it is.
+    async fn unpause(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Saves the guest's memory to disk and stops it, to be restored by the next start. Long: it
+    /// has a deadline of `within` and a connection of its own. One that is saved stays as it is.
+    async fn managed_save(&self, uuid: Uuid, within: Duration) -> Result<(), HypervisorError>;
+
+    /// Drops a managed-save image; absent is success.
+    async fn drop_managed_save(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// The domain as it is now; `None` when there is none.
+    async fn domain(&self, uuid: Uuid) -> Result<Option<DomainInfo>, HypervisorError>;
+
+    /// Every domain of the host, running or not.
+    async fn domains(&self) -> Result<Vec<DomainInfo>, HypervisorError>;
+
+    /// The definition as XML: the next boot's (`inactive`), or the running one's.
+    async fn domain_xml(&self, uuid: Uuid, inactive: bool) -> Result<String, HypervisorError>;
+
+    async fn console_endpoints(&self, uuid: Uuid) -> Result<ConsoleEndpoints, HypervisorError>;
+
+    /// Counters of one domain.
+    async fn stats(&self, uuid: Uuid) -> Result<DomainStats, HypervisorError>;
+
+    /// Counters of every domain, in one call to the hypervisor.
+    async fn all_stats(&self) -> Result<Vec<DomainStats>, HypervisorError>;
+
+    async fn host_info(&self) -> Result<HostInfo, HypervisorError>;
+
+    /// State changes from now on. A receiver that falls behind must ask [`Hypervisor::domain`].
+    fn events(&self) -> broadcast::Receiver<DomainEvent>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum HypervisorError {
+    #[error("no domain for instance {0}")]
+    NoDomain(Uuid),
+    /// A domain of that UUID or name exists, and nova's metadata isn't in it.
+    #[error("domain {name} is not an instance of this agent")]
+    NotOurs { name: String },
+    /// libvirt's own words go in `message`: its code decides the class.
+    #[error("libvirt refused {operation}: {message}")]
+    Refused { operation: &'static str, message: String, class: Class },
+    #[error("{operation} gave no answer within {after:?}")]
+    TimedOut { operation: &'static str, after: Duration },
+    /// No connection to the hypervisor.
+    #[error("no connection to the hypervisor at {uri}: {message}")]
+    Unreachable { uri: String, message: String },
+    #[error("{operation} is not supported by this hypervisor")]
+    NotSupported { operation: &'static str },
+    /// The hypervisor's answer made no sense.
+    #[error("unexpected answer to {operation}: {message}")]
+    Garbled { operation: &'static str, message: String },
+}
+
+impl HypervisorError {
+    pub fn class(&self) -> Class {
+        match self {
+            Self::NoDomain(_) => Class::Absent,
+            Self::NotOurs { .. } => Class::Refused,
+            Self::Refused { class, .. } => *class,
+            Self::TimedOut { .. } | Self::Unreachable { .. } => Class::Reschedule,
+            Self::NotSupported { .. } => Class::Refused,
+            Self::Garbled { .. } => Class::Reschedule,
+        }
+    }
+}

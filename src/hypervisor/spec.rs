@@ -1,0 +1,241 @@
+//! What a domain is made of, in our words: the input of the XML writers.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A domain to define. Element order and defaults are nova's (`LibvirtConfigGuest`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DomainSpec {
+    pub uuid: Uuid,
+    /// `instance-0000000d`
+    pub name: String,
+    /// `kvm`, `qemu`, …
+    pub virt_type: String,
+    pub memory_kib: u64,
+    pub vcpus: u32,
+    /// Host CPUs the guest may use, such as `0-3,6`.
+    pub cpuset: Option<String>,
+    pub metadata: NovaMetadata,
+    pub sysinfo: SysInfo,
+    pub os: OsSpec,
+    pub features: Features,
+    pub clock: Clock,
+    pub cpu: CpuSpec,
+    pub disks: Vec<DiskSpec>,
+    pub interfaces: Vec<InterfaceSpec>,
+    pub serials: Vec<SerialSpec>,
+    pub graphics: Vec<GraphicsSpec>,
+    /// `virtio`, `vga`, …; `None`: no video device.
+    pub video: Option<VideoSpec>,
+    /// (`tablet` or `keyboard`, bus)
+    pub inputs: Vec<(String, String)>,
+    pub rng: Option<RngSpec>,
+    /// `reset`, `poweroff`, `pause`, `none`
+    pub watchdog_action: Option<String>,
+    /// Seconds between balloon statistics; 0: no balloon.
+    pub balloon_stats_period_s: u32,
+    /// Path of the guest agent's socket.
+    pub guest_agent_socket: Option<PathBuf>,
+    /// `hw_scsi_model`, when a disk is on the SCSI bus.
+    pub scsi_model: Option<String>,
+    pub pcie_root_ports: u32,
+    /// cputune: shares, period, quota.
+    pub cpu_shares: Option<u64>,
+    pub cpu_period: Option<u64>,
+    pub cpu_quota: Option<i64>,
+    /// Whether `<iothreads>1</iothreads>` is written (nova ≥ 33 does).
+    pub iothreads: bool,
+}
+
+/// `nova:instance`, by which nova and operators know whose domain it is.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct NovaMetadata {
+    pub package_version: String,
+    pub name: String,
+    /// `2026-11-20 23:06:06`, UTC
+    pub creation_time: String,
+    pub flavor: FlavorMetadata,
+    pub image: Option<ImageMetadata>,
+    /// (id, name)
+    pub user: Option<(String, String)>,
+    pub project: Option<(String, String)>,
+    pub root_image: Option<String>,
+    pub ports: Vec<PortMetadata>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct FlavorMetadata {
+    pub id: String,
+    pub name: String,
+    pub memory_mib: u64,
+    pub disk_gib: u64,
+    pub swap_mib: u64,
+    pub ephemeral_gib: u64,
+    pub vcpus: u64,
+    pub extra_specs: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ImageMetadata {
+    pub uuid: String,
+    pub container_format: Option<String>,
+    pub disk_format: Option<String>,
+    pub min_disk_gib: u64,
+    pub min_ram_mib: u64,
+    pub properties: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct PortMetadata {
+    pub uuid: String,
+    /// (`fixed`, address, IP version)
+    pub ips: Vec<(String, String, u8)>,
+}
+
+/// SMBIOS system entries, in nova's order; an empty serial is left out.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SysInfo {
+    pub manufacturer: String,
+    pub product: String,
+    pub version: String,
+    pub serial: Option<String>,
+    pub uuid: String,
+    pub family: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OsSpec {
+    pub architecture: String,
+    /// `pc`, `q35`, `virt`, …
+    pub machine: Option<String>,
+    /// `hd`, `cdrom`, `fd`, in order.
+    pub boot_devices: Vec<String>,
+    pub boot_menu: bool,
+    pub direct_kernel: Option<DirectKernel>,
+    /// UEFI; `None`: BIOS.
+    pub firmware: Option<UefiSpec>,
+    pub smbios_from_sysinfo: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DirectKernel {
+    pub kernel: PathBuf,
+    pub ramdisk: Option<PathBuf>,
+    pub command_line: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct UefiSpec {
+    pub secure_boot: bool,
+    pub stateless: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Features {
+    pub acpi: bool,
+    pub apic: bool,
+    pub vmcoreinfo: bool,
+    /// Hyper-V enlightenments, for Windows guests.
+    pub hyperv: bool,
+    pub hide_hypervisor: bool,
+    pub pmu: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Clock {
+    /// `utc` or `localtime`
+    pub offset: String,
+    /// pit, rtc and hpet as nova sets them for KVM.
+    pub kvm_timers: bool,
+    pub hpet: bool,
+    pub hyperv_clock: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct CpuSpec {
+    /// `host-model`, `host-passthrough`, `custom`; `None`: topology only.
+    pub mode: Option<String>,
+    pub model: Option<String>,
+    /// (name, `require` or `disable`)
+    pub features: Vec<(String, String)>,
+    pub sockets: u32,
+    pub cores: u32,
+    pub threads: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DiskSpec {
+    pub path: PathBuf,
+    /// `disk`, `cdrom`, `floppy`
+    pub device: String,
+    /// `qcow2`, `raw`
+    pub format: String,
+    /// `none`, `writeback`, …
+    pub cache: String,
+    /// `native`, when set.
+    pub io: Option<String>,
+    /// `unmap` or `ignore`
+    pub discard: Option<String>,
+    /// `vda`
+    pub target: String,
+    /// `virtio`, `sata`, `ide`, `scsi`, `usb`, `fdc`
+    pub bus: String,
+    pub serial: Option<String>,
+    /// iotune: (libvirt's element, value), `("read_bytes_sec", 1024)`.
+    pub iotune: Vec<(String, u64)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InterfaceSpec {
+    pub source: InterfaceSource,
+    pub mac_address: String,
+    /// `virtio`, `e1000`, …
+    pub model: String,
+    pub mtu: Option<u32>,
+    /// `tapffb38c30-19`; user-mode networking has none.
+    pub target: Option<String>,
+    /// `qemu` or `vhost`
+    pub driver: Option<String>,
+    pub queues: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum InterfaceSource {
+    /// A tap device that something else has connected, or will.
+    Ethernet,
+    /// A bridge of the host; `ovs_port` makes it an Open vSwitch port.
+    Bridge { bridge: String, ovs_port: Option<String> },
+    /// A network that libvirt manages.
+    Network { network: String },
+    /// QEMU's user-mode network: no host set-up, outgoing connections only.
+    User,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum SerialSpec {
+    /// A pseudo-terminal, logged by virtlogd to `log`.
+    Pty { log: Option<PathBuf> },
+    /// A TCP listener for the serial proxy, logged on the first port.
+    Tcp { address: String, port: u16, log: Option<PathBuf> },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum GraphicsSpec {
+    Vnc { listen: String },
+    Spice { listen: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VideoSpec {
+    pub model: String,
+    pub vram_kib: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RngSpec {
+    pub device: PathBuf,
+    /// (bytes, period in ms)
+    pub rate: Option<(u64, u64)>,
+}

@@ -1,0 +1,9 @@
+//! hypernova: the compute-node agent. One message's way through the rooms:
+//! `rpc → dispatch → workflow → hypervisor, images, network, records`.
+
+/// Domains, through libvirt.
+pub mod hypervisor;
+/// What a guest boots from: the image cache and the instance directories.
+pub mod images;
+/// The shared words, without I/O.
+pub mod model;

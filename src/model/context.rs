@@ -1,0 +1,47 @@
+//! Who asked, and in the course of which request. nova: context.py, RequestContext.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::model::secret::Secret;
+
+/// A request's context. What isn't named here is kept and sent on with messages made on its behalf.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct RequestContext {
+    #[serde(default)]
+    pub request_id: Option<String>,
+    #[serde(default)]
+    pub global_request_id: Option<String>,
+    #[serde(default)]
+    pub user_id: Option<String>,
+    #[serde(default)]
+    pub project_id: Option<String>,
+    #[serde(default)]
+    pub user_name: Option<String>,
+    #[serde(default)]
+    pub project_name: Option<String>,
+    #[serde(default)]
+    pub auth_token: Option<Secret>,
+    #[serde(default)]
+    pub is_admin: bool,
+    #[serde(default)]
+    pub roles: Vec<String>,
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+}
+
+impl RequestContext {
+    /// The context of work that nobody asked for: periodic tasks, recovery.
+    pub fn admin() -> Self {
+        Self {
+            request_id: Some(format!("req-{}", Uuid::new_v4())),
+            is_admin: true,
+            ..Self::default()
+        }
+    }
+
+    pub fn request_id(&self) -> &str {
+        self.request_id.as_deref().unwrap_or("-")
+    }
+}

@@ -1,0 +1,8 @@
+//! The shared words, without I/O. Every room imports them; they import none.
+
+pub mod class;
+pub mod context;
+pub mod object;
+pub mod secret;
+pub mod state;
+pub mod time;
