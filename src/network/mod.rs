@@ -1,5 +1,8 @@
 //! The guest's network interfaces: which it gets, and how they reach the host's network.
 
+pub mod fake;
+pub mod standalone;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

@@ -3,6 +3,11 @@
 //! In nova mode nova-conductor keeps them; in standalone mode `sqlite.rs` does. The record is the
 //! truth about `vm_state` and `task_state`; a message carries a copy that may be old.
 
+pub mod fake;
+pub mod history;
+mod rules;
+pub mod sqlite;
+
 use async_trait::async_trait;
 use uuid::Uuid;
 
