@@ -4,6 +4,8 @@
 //! in nova mode. [`Images`] is the host's side: the cache under `_base` and the disks in the
 //! instance directories.
 
+pub mod inspect;
+
 use std::path::PathBuf;
 use std::pin::Pin;
 
@@ -164,6 +166,9 @@ pub enum ImageError {
     Command { command: &'static str, message: String },
     #[error("{command} gave no answer within {after:?}")]
     TimedOut { command: &'static str, after: std::time::Duration },
+    /// An `images_type` and the like that this agent doesn't have.
+    #[error("{0} is not supported")]
+    Unsupported(String),
     /// A path that would leave the instances directory.
     #[error("refused the path {0}")]
     BadPath(String),
@@ -176,6 +181,7 @@ impl ImageError {
             | Self::WrongChecksum { .. }
             | Self::Unacceptable { .. }
             | Self::TooLarge { .. }
+            | Self::Unsupported(_)
             | Self::BadPath(_) => Class::Refused,
             Self::Unreachable { .. }
             | Self::NoSpace { .. }
