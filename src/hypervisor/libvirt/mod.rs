@@ -1,0 +1,3 @@
+//! libvirt.
+
+pub mod xml;
