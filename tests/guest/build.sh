@@ -91,15 +91,11 @@ chmod 755 rd/init rd/usr/share/udhcpc/default.script
 find rd -exec touch -h -d @$SOURCE_DATE_EPOCH {} +
 (cd rd && find . -print0 | LC_ALL=C sort -z | cpio --quiet --null -o -H newc -R 0:0 --reproducible) | gzip -n -6 >initrd
 
-# --- the root file system: data only, as the ramdisk holds the programs
-mkdir -p fs
-echo "$version" >fs/kernel-version
-echo 0 >fs/boot-count
-find fs -exec touch -h -d @$SOURCE_DATE_EPOCH {} +
+# --- the root file system: empty, as the ramdisk holds the programs and init writes what must survive
 root_fs() { # FILE MiB
   truncate -s "$2M" "$1"
   mke2fs -q -F -t ext4 -b 1024 -m 0 -O ^64bit,^metadata_csum,^resize_inode -J size=1 -L hypernova -U $fs_uuid \
-    -E hash_seed=$fs_uuid,root_owner=0:0,lazy_itable_init=0 -d fs "$1"
+    -E hash_seed=$fs_uuid,root_owner=0:0,lazy_itable_init=0 "$1"
 }
 root_fs rootfs.img 16
 
