@@ -1,6 +1,10 @@
 //! hypernova: the compute-node agent. One message's way through the rooms:
 //! `rpc → dispatch → workflow → hypervisor, images, network, records`.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+/// The host's nova.conf, by oslo.config's rules.
+pub mod config;
 /// Domains, through libvirt.
 pub mod hypervisor;
 /// What a guest boots from: the image cache and the instance directories.
