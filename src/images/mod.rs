@@ -4,7 +4,19 @@
 //! in nova mode. [`Images`] is the host's side: the cache under `_base` and the disks in the
 //! instance directories.
 
+pub mod backend;
+pub mod cache;
+pub mod checksum;
+pub mod child;
+pub mod config_disk;
+pub mod disk_info;
+pub mod fetch;
+pub mod files;
 pub mod inspect;
+pub mod lock;
+pub mod qemu_img;
+pub mod source;
+pub mod store;
 
 use std::path::PathBuf;
 use std::pin::Pin;

@@ -107,7 +107,7 @@ fn check_version_3(head: &[u8]) -> Result<u64, super::InspectError> {
     if refcount_order > 6 {
         return refused("its refcount width is out of bounds");
     }
-    if length < 104 || length % 8 != 0 {
+    if length < 104 || !length.is_multiple_of(8) {
         return refused("its header length is out of bounds");
     }
     if length > 104 && head.get(104).is_none_or(|kind| *kind > 1) {
@@ -159,7 +159,7 @@ fn check_tables(
     if refcount_bytes > MAX_REFCOUNT_BYTES || header.snapshots > MAX_SNAPSHOTS {
         return refused("its tables are out of bounds");
     }
-    let aligned = |offset: u64| offset % cluster == 0;
+    let aligned = |offset: u64| offset.is_multiple_of(cluster);
     let size = content.size();
     let whole = (l1_entries == 0 || within(header.l1_offset, l1_entries * 8, size))
         && within(header.refcount_offset, refcount_bytes, size)
@@ -187,7 +187,7 @@ fn check_clusters(
     tables.dedup();
     let compressed_mask = (1u64 << (62 - (header.cluster_bits - 8))) - 1;
     for table in tables {
-        if table % cluster != 0 {
+        if !table.is_multiple_of(cluster) {
             return refused("its tables are not aligned");
         }
         if !within(table, cluster, size) {
@@ -198,7 +198,7 @@ fn check_clusters(
                 entry & compressed_mask
             } else {
                 let offset = entry & OFFSET_MASK;
-                if offset % cluster != 0 {
+                if !offset.is_multiple_of(cluster) {
                     return refused("its clusters are not aligned");
                 }
                 offset
@@ -233,8 +233,8 @@ pub mod tests {
         put32(&mut bytes, 56, 1);
         put32(&mut bytes, 96, 4);
         put32(&mut bytes, 100, 112);
-        put64(&mut bytes, 2 * 65536, 3 * 65536 | 1 << 63);
-        put64(&mut bytes, 3 * 65536, 4 * 65536 | 1 << 63);
+        put64(&mut bytes, 2 * 65536, (3 * 65536) | (1 << 63));
+        put64(&mut bytes, 3 * 65536, (4 * 65536) | (1 << 63));
         bytes
     }
 
