@@ -1,9 +1,13 @@
 //! hypernova: the compute-node agent. One message's way through the rooms:
 //! `rpc → dispatch → workflow → hypervisor, images, network, records`.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 /// Domains, through libvirt.
 pub mod hypervisor;
 /// What a guest boots from: the image cache and the instance directories.
 pub mod images;
+/// Requests in, replies out: RabbitMQ and the local socket.
+pub mod rpc;
 /// The shared words, without I/O.
 pub mod model;
