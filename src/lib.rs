@@ -15,3 +15,5 @@ pub mod model;
 pub mod network;
 /// What is known of each instance.
 pub mod records;
+/// The bus and the socket.
+pub mod rpc;
