@@ -20,17 +20,21 @@ pub use super::field_types::{FieldType, FlexibleBoolean};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectError {
     /// Another class than the one that belongs here.
-    #[error("{path}: expected an object {expected}, found {found}")]
+    #[error("{}expected an object {expected}, found {found}", lead(path))]
     WrongClass { path: String, expected: &'static str, found: String },
     /// Another major version: its meaning is unknown. nova: `IncompatibleObjectVersion`.
     #[error("version {found} of {class} is not supported, supported version is {supported}")]
     IncompatibleVersion { class: &'static str, found: String, supported: &'static str },
     /// A value of another type, or not one of the enum's.
-    #[error("{path}: expected {expected}, found {found}")]
+    #[error("{}expected {expected}, found {found}", lead(path))]
     WrongType { path: String, expected: &'static str, found: String },
     /// The object lacks a field that the caller can't do without.
     #[error("{class} has no {field}")]
     Missing { class: &'static str, field: &'static str },
+}
+
+fn lead(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("{path}: ") }
 }
 
 impl ObjectError {
@@ -41,16 +45,16 @@ impl ObjectError {
     /// Puts `step` before the path: called once for each level on the way out.
     #[must_use]
     pub fn within(self, step: &str) -> Self {
-        let lead = |path: String| match path.is_empty() {
+        let longer = |path: String| match path.is_empty() {
             true => clip(step),
             false => format!("{}.{path}", clip(step)),
         };
         match self {
             Self::WrongClass { path, expected, found } => {
-                Self::WrongClass { path: lead(path), expected, found }
+                Self::WrongClass { path: longer(path), expected, found }
             }
             Self::WrongType { path, expected, found } => {
-                Self::WrongType { path: lead(path), expected, found }
+                Self::WrongType { path: longer(path), expected, found }
             }
             other => other,
         }
@@ -169,6 +173,27 @@ impl<T> Field<Option<T>> {
     }
 }
 
+impl Field<String> {
+    /// The text, or `None` when unset.
+    pub fn text(&self) -> Option<&str> {
+        self.value.as_deref()
+    }
+}
+
+impl Field<Option<String>> {
+    /// The text; `None` for both null and unset.
+    pub fn text(&self) -> Option<&str> {
+        self.value().map(String::as_str)
+    }
+}
+
+impl Field<FlexibleBoolean> {
+    /// Whether it is set to true.
+    pub fn is_true(&self) -> bool {
+        self.value.as_ref().is_some_and(FlexibleBoolean::is_true)
+    }
+}
+
 /// What a versioned object keeps beside its fields, so that it can be sent back as it came.
 #[derive(Clone, PartialEq, Default)]
 pub struct Extra {
@@ -259,9 +284,16 @@ pub fn open<'a>(
     if name != class {
         return Err(wrong(name));
     }
+    let namespace = primitive.get("nova_object.namespace").unwrap_or(&Value::Null);
+    if !matches!(namespace.as_str(), Some("nova") | None) {
+        return Err(wrong("an object of another namespace"));
+    }
     let version = primitive.get("nova_object.version").and_then(Value::as_str).unwrap_or("1.0");
-    let major = |version: &str| version.split('.').next().map(str::to_owned);
-    if major(version) != major(supported) {
+    let numbers = |version: &str| -> Option<Vec<u32>> {
+        version.split('.').map(|part| part.parse().ok()).collect()
+    };
+    let major = |version: &str| numbers(version)?.first().copied();
+    if major(version).is_none() || major(version) != major(supported) {
         let found = clip(version);
         return Err(ObjectError::IncompatibleVersion { class, found, supported });
     }
@@ -525,7 +557,7 @@ mod tests {
 
     #[test]
     fn another_major_version_is_refused() {
-        for version in ["2.0", "0.9", "x", ""] {
+        for version in ["2.0", "0.9", "x", "", "1.x", "1.", "-1.2"] {
             let refusal = Flavor::from_primitive(&flavor(version)).unwrap_err();
             assert!(matches!(refusal, ObjectError::IncompatibleVersion { .. }), "{refusal}");
         }
@@ -534,7 +566,7 @@ mod tests {
     #[test]
     fn another_class_is_refused() {
         let refusal = ServiceList::from_primitive(&flavor("1.2")).unwrap_err();
-        assert_eq!(refusal.to_string(), ": expected an object ServiceList, found Flavor");
+        assert_eq!(refusal.to_string(), "expected an object ServiceList, found Flavor");
     }
 
     #[test]
