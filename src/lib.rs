@@ -5,9 +5,15 @@
 
 /// The host's nova.conf, by oslo.config's rules.
 pub mod config;
+/// Metrics and health for operators' monitoring.
+pub mod health;
 /// Domains, through libvirt.
 pub mod hypervisor;
 /// What a guest boots from: the image cache and the instance directories.
 pub mod images;
 /// The shared words, without I/O.
 pub mod model;
+/// The service manager and signals.
+pub mod service;
+/// The log, and how errors are written.
+pub mod telemetry;
