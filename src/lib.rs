@@ -5,6 +5,8 @@
 
 /// nova.conf, by oslo.config's rules.
 pub mod config;
+/// Metrics and health for operators' monitoring.
+pub mod health;
 /// Domains, through libvirt.
 pub mod hypervisor;
 /// What a guest boots from: the image cache and the instance directories.
@@ -17,3 +19,5 @@ pub mod network;
 pub mod records;
 /// The bus and the socket.
 pub mod rpc;
+pub mod service;
+pub mod telemetry;

@@ -148,22 +148,28 @@ impl<'a> Resolver<'a> {
         };
         self.budget.set(left);
         let places: Vec<(&str, &str)> = match reference.split_once('.') {
+            // `[DEFAULT]` is no group to oslo.config: its options are named alone.
+            Some(("DEFAULT", _)) => Vec::new(),
             Some(place) => vec![place],
             None => vec![(section, reference), ("DEFAULT", reference)],
         };
         for (section, name) in &places {
-            if let Some(spec) = self.specs.iter().find(|s| s.section == *section && s.name == *name)
-            {
+            // A deprecated name stands for the option too.
+            let present = self.specs.iter().find(|s| (s.section, s.name) == (*section, *name));
+            let is_former = |s: &&OptionSpec| s.opt.formerly.contains(&(*section, *name));
+            if let Some(spec) = present.or_else(|| self.specs.iter().find(is_former)) {
                 let value = self.resolve(spec, depth).map_err(|p| format!("${reference}: {p}"))?;
                 return Ok(value.map(|value| value.substituted()).unwrap_or_default());
             }
-            // nova knows more options than we do: one that is set can be referred to.
+        }
+        // nova knows more options than we do: one that is set can be referred to.
+        for (section, name) in &places {
             if let Some((_, assignment)) = self.files.find(&[(section, name)], false).last() {
                 return self.substitute(&assignment.value, section, depth);
             }
         }
         match reference.split_once('.') {
-            Some((section, _)) if !self.knows_section(section) => {
+            Some((section, _)) if section == "DEFAULT" || !self.knows_section(section) => {
                 Err(format!("${reference}: there is no section [{section}]"))
             }
             _ => Err(format!("${reference} names no option that is set: a dollar is written '$$'")),
@@ -242,8 +248,8 @@ mod tests {
 
     #[test]
     fn a_name_means_its_own_section_first() {
-        let text = "[DEFAULT]\nbase = d\n[libvirt]\nbase = l\nmany = $base\nmany = $DEFAULT.base";
-        let many = Value::List(vec!["l".to_owned(), "d".to_owned()]);
+        let text = "[DEFAULT]\nbase = d\n[libvirt]\nbase = l\nmany = $base\nmany = $count";
+        let many = Value::List(vec!["l".to_owned(), "3".to_owned()]);
         assert_eq!(get(text, "libvirt", "many"), Ok(Some(many)));
     }
 
@@ -254,7 +260,15 @@ mod tests {
 
     #[test]
     fn unknown_names_and_circles_are_errors() {
-        for value in ["$nothing", "$libvirt.nothing", "$nowhere.x", "$base", "$COUNT", "$count.x"] {
+        for value in [
+            "$nothing",
+            "$libvirt.nothing",
+            "$nowhere.x",
+            "$base",
+            "$COUNT",
+            "$count.x",
+            "$DEFAULT.count",
+        ] {
             let error = base(value).unwrap_err();
             assert!(error.starts_with("a.conf:2: [DEFAULT] base"), "{error}");
         }
