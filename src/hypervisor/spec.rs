@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// A domain to define. Element order and defaults are nova's (`LibvirtConfigGuest`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct DomainSpec {
     pub uuid: Uuid,
     /// `instance-0000000d`
@@ -113,7 +113,7 @@ pub struct SysInfo {
     pub family: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct OsSpec {
     pub architecture: String,
     /// `pc`, `q35`, `virt`, …
@@ -195,7 +195,7 @@ pub struct CpuSpec {
     pub max_phys_addr: Option<(String, Option<u32>)>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct DiskSpec {
     pub path: PathBuf,
     /// `disk`, `cdrom`, `floppy`
@@ -221,7 +221,7 @@ pub struct DiskSpec {
     pub boot_order: Option<u32>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct InterfaceSpec {
     pub source: InterfaceSource,
     pub mac_address: String,
@@ -255,9 +255,10 @@ pub struct Rate {
     pub burst: Option<u64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub enum InterfaceSource {
     /// A tap device that something else has connected, or will.
+    #[default]
     Ethernet,
     /// A bridge of the host; `ovs_port` makes it an Open vSwitch port.
     Bridge { bridge: String, ovs_port: Option<String> },
