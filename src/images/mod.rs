@@ -10,6 +10,7 @@ pub mod checksum;
 pub mod child;
 pub mod config_disk;
 pub mod disk_info;
+pub mod fake;
 pub mod fetch;
 pub mod files;
 pub mod inspect;
