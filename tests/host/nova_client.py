@@ -6,6 +6,7 @@ nova/compute/rpcapi.py names them. Only values that a test chooses are put in.
 import base64
 import copy
 import json
+import logging
 import os
 import re
 import subprocess
@@ -23,6 +24,10 @@ from oslo_config import cfg  # noqa: E402
 
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "messages.json")) as _file:
     MESSAGES = json.load(_file)
+
+# A broker that a scenario takes away is no news.
+for _name in ("oslo.messaging", "oslo_messaging", "oslo", "amqp", "kombu"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 COMPUTE_VERSION = "6.0"
 
