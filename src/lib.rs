@@ -3,6 +3,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed"))]
 
+/// The commands.
+pub mod cli;
 /// Domains, through libvirt.
 pub mod hypervisor;
 /// What a guest boots from: the image cache and the instance directories.
