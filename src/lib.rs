@@ -7,6 +7,7 @@
 pub mod config;
 /// Metrics and health for operators' monitoring.
 pub mod health;
+pub mod cli;
 /// Domains, through libvirt.
 pub mod hypervisor;
 /// What a guest boots from: the image cache and the instance directories.
