@@ -3,11 +3,14 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed"))]
 
+/// The commands.
+pub mod cli;
 /// nova.conf, by oslo.config's rules.
 pub mod config;
-/// Metrics and health for operators' monitoring.
+/// Who may start now, and in which order.
+pub mod dispatch;
+/// Metrics, and whether all is well.
 pub mod health;
-pub mod cli;
 /// Domains, through libvirt.
 pub mod hypervisor;
 /// What a guest boots from: the image cache and the instance directories.
@@ -18,7 +21,11 @@ pub mod model;
 pub mod network;
 /// What is known of each instance.
 pub mod records;
-/// The bus and the socket.
+/// The bus and the socket: requests in, replies out.
 pub mod rpc;
+/// What systemd and signals say.
 pub mod service;
+/// Logs.
 pub mod telemetry;
+/// What the agent does to an instance, as journaled steps.
+pub mod workflow;

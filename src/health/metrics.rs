@@ -25,6 +25,8 @@ pub enum Outcome {
     Stuck,
     /// It was not allowed to start.
     Refused,
+    /// It waits for the agent's next start.
+    Parked,
     Failed,
 }
 
@@ -35,6 +37,7 @@ impl EncodeLabelValue for Outcome {
             Self::Undone => "undone",
             Self::Stuck => "stuck",
             Self::Refused => "refused",
+            Self::Parked => "parked",
             Self::Failed => "failed",
         };
         EncodeLabelValue::encode(&text, encoder)

@@ -226,6 +226,10 @@ impl Images for FakeImages {
         })
     }
 
+    async fn has_directory(&self, instance: Uuid) -> Result<bool, ImageError> {
+        Ok(self.world().directories.contains_key(&instance))
+    }
+
     async fn create_root(
         &self,
         instance: Uuid,

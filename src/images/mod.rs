@@ -114,6 +114,9 @@ pub trait Images: Send + Sync {
     /// Makes the instance's directory; one that exists stays as it is.
     async fn create_directory(&self, instance: Uuid) -> Result<PathBuf, ImageError>;
 
+    /// Whether the instance has a directory on this host.
+    async fn has_directory(&self, instance: Uuid) -> Result<bool, ImageError>;
+
     /// Makes the root disk `disk` from `base`, `size_gib` large (0: as large as the image).
     /// A repeat keeps a finished disk and replaces a half-made one.
     async fn create_root(

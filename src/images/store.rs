@@ -242,6 +242,16 @@ impl Images for HostImages {
         Ok(path)
     }
 
+    async fn has_directory(&self, instance: Uuid) -> Result<bool, ImageError> {
+        let path = self.directory(instance);
+        // A link that dangles is something too: it isn't ours to build over.
+        blocking("look up", &path, |path| match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|_| true),
+        })
+        .await
+    }
+
     async fn create_root(
         &self,
         instance: Uuid,

@@ -1,6 +1,7 @@
 //! The guest's network interfaces: which it gets, and how they reach the host's network.
 
 pub mod fake;
+pub mod info_cache;
 pub mod standalone;
 
 use async_trait::async_trait;

@@ -1,0 +1,241 @@
+//! May this request start now? A table over request, `vm_state` and `task_state`.
+
+use std::fmt;
+
+use crate::model::state::{TaskState, VmState};
+use crate::workflow::any::AnyRecord;
+use crate::workflow::reboot::Kind;
+
+/// The requests that change an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RequestKind {
+    Build,
+    Delete,
+    Stop,
+    Start,
+    RebootSoft,
+    RebootHard,
+    Pause,
+    Unpause,
+    Suspend,
+    Resume,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    Run,
+    /// What is asked for is so already.
+    AlreadyDone,
+}
+
+/// The instance's state doesn't allow it. nova: InstanceInvalidState.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub request: RequestKind,
+    pub vm_state: Option<VmState>,
+    pub task_state: Option<TaskState>,
+}
+
+impl RequestKind {
+    pub const ALL: [Self; 10] = [
+        Self::Build,
+        Self::Delete,
+        Self::Stop,
+        Self::Start,
+        Self::RebootSoft,
+        Self::RebootHard,
+        Self::Pause,
+        Self::Unpause,
+        Self::Suspend,
+        Self::Resume,
+    ];
+
+    /// The request that a record came from.
+    pub fn of(record: &AnyRecord) -> Self {
+        match record {
+            AnyRecord::Spawn(_) => Self::Build,
+            AnyRecord::Terminate(_) => Self::Delete,
+            AnyRecord::PowerOff(_) => Self::Stop,
+            AnyRecord::PowerOn(_) => Self::Start,
+            AnyRecord::Reboot(record) => match record.workflow.kind() {
+                Kind::Soft => Self::RebootSoft,
+                Kind::Hard => Self::RebootHard,
+            },
+            AnyRecord::Pause(_) => Self::Pause,
+            AnyRecord::Unpause(_) => Self::Unpause,
+            AnyRecord::Suspend(_) => Self::Suspend,
+            AnyRecord::Resume(_) => Self::Resume,
+        }
+    }
+
+    /// The task states that the request itself sets: nova-api before it sends the request, and
+    /// the workflow while it runs.
+    pub fn task_states(self) -> &'static [TaskState] {
+        use TaskState::{
+            BlockDeviceMapping, Deleting, Networking, Pausing, PoweringOff, PoweringOn,
+            RebootPending, RebootPendingHard, RebootStarted, RebootStartedHard, Rebooting,
+            RebootingHard, Resuming, Scheduling, Spawning, Suspending, Unpausing,
+        };
+        match self {
+            Self::Build => &[Scheduling, Networking, BlockDeviceMapping, Spawning],
+            Self::Delete => &[Deleting],
+            Self::Stop => &[PoweringOff],
+            Self::Start => &[PoweringOn],
+            Self::RebootSoft => &[Rebooting, RebootPending, RebootStarted],
+            Self::RebootHard => &[RebootingHard, RebootPendingHard, RebootStartedHard],
+            Self::Pause => &[Pausing],
+            Self::Unpause => &[Unpausing],
+            Self::Suspend => &[Suspending],
+            Self::Resume => &[Resuming],
+        }
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Build => "build",
+            Self::Delete => "delete",
+            Self::Stop => "stop",
+            Self::Start => "start",
+            Self::RebootSoft => "reboot",
+            Self::RebootHard => "reboot hard",
+            Self::Pause => "pause",
+            Self::Unpause => "unpause",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+        }
+    }
+}
+
+/// Says whether `request` may start now. No clock, no I/O, no logging.
+///
+/// The task state must be the request's own or none: another one means that something else is
+/// under way. Only a delete goes over everything.
+///
+/// The states are those from which nova-api lets the request through (compute/api.py,
+/// `check_instance_state`), and those in which the request's end is reached already: a repeat then
+/// does its steps again, which changes nothing and mends what a guest did by itself.
+///
+/// # Errors
+/// [`Refusal`] with the state it was refused in.
+pub fn admit(
+    request: RequestKind,
+    vm_state: Option<VmState>,
+    task_state: Option<TaskState>,
+) -> Result<Admission, Refusal> {
+    use RequestKind::{
+        Build, Delete, Pause, RebootHard, RebootSoft, Resume, Start, Stop, Suspend, Unpause,
+    };
+    use VmState::{Active, Building, Deleted, Error, Paused, Rescued, Stopped, Suspended};
+    let free = task_state.is_none_or(|state| request.task_states().contains(&state));
+    match (request, vm_state, free) {
+        (Delete, Some(Deleted), _) => Ok(Admission::AlreadyDone),
+        (Delete, ..) => Ok(Admission::Run),
+        (Build, Some(Building), true)
+        | (Stop, Some(Active | Stopped | Paused | Rescued | Error), true)
+        | (Start, Some(Stopped | Active), true)
+        | (RebootSoft, Some(Active | Rescued), true)
+        | (RebootHard, Some(Active | Stopped | Paused | Suspended | Error | Rescued), true)
+        | (Pause, Some(Active | Rescued | Paused), true)
+        | (Unpause, Some(Paused | Active), true)
+        | (Suspend, Some(Active | Rescued | Suspended), true)
+        | (Resume, Some(Suspended | Active), true) => Ok(Admission::Run),
+        (
+            Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume,
+            ..,
+        ) => Err(Refusal { request, vm_state, task_state }),
+    }
+}
+
+impl Refusal {
+    /// For a request that a delete overtook.
+    pub fn being_deleted(request: RequestKind) -> Self {
+        Self { request, vm_state: None, task_state: Some(TaskState::Deleting) }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let vm_state = self.vm_state.map_or("unknown", VmState::as_str);
+        let task_state = self.task_state.map_or("none", TaskState::as_str);
+        let verb = self.request.verb();
+        write!(f, "can't {verb} an instance in vm_state {vm_state}, task_state {task_state}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every cell of the table.
+    fn cells() -> impl Iterator<Item = (RequestKind, Option<VmState>, Option<TaskState>)> {
+        let vm_states = || VmState::ALL.iter().copied().map(Some).chain([None]);
+        let task_states = || TaskState::ALL.iter().copied().map(Some).chain([None]);
+        RequestKind::ALL.into_iter().flat_map(move |request| {
+            vm_states().flat_map(move |vm| task_states().map(move |task| (request, vm, task)))
+        })
+    }
+
+    #[test]
+    fn a_delete_is_never_refused() {
+        for (request, vm, task) in cells().filter(|(request, ..)| *request == RequestKind::Delete) {
+            assert!(admit(request, vm, task).is_ok(), "{request:?} {vm:?} {task:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_a_delete_starts_while_something_else_is_under_way() {
+        for (request, vm, task) in cells() {
+            let foreign = task.is_some_and(|task| !request.task_states().contains(&task));
+            if foreign && request != RequestKind::Delete {
+                let refused = Err(Refusal { request, vm_state: vm, task_state: task });
+                assert_eq!(admit(request, vm, task), refused);
+            }
+        }
+    }
+
+    #[test]
+    fn a_task_state_of_its_own_changes_no_answer() {
+        for (request, vm, task) in cells() {
+            if task.is_some_and(|task| request.task_states().contains(&task)) {
+                assert_eq!(admit(request, vm, task).is_ok(), admit(request, vm, None).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_is_this_one() {
+        let row = |request| {
+            let allowed = VmState::ALL.iter().filter(|vm| admit(request, Some(**vm), None).is_ok());
+            allowed.map(|vm| vm.as_str()).collect::<Vec<_>>().join(" ")
+        };
+        let all = VmState::ALL.iter().map(|vm| vm.as_str()).collect::<Vec<_>>().join(" ");
+        for (request, expected) in [
+            (RequestKind::Build, "building"),
+            (RequestKind::Delete, all.as_str()),
+            (RequestKind::Stop, "active paused stopped rescued error"),
+            (RequestKind::Start, "active stopped"),
+            (RequestKind::RebootSoft, "active rescued"),
+            (RequestKind::RebootHard, "active paused suspended stopped rescued error"),
+            (RequestKind::Pause, "active paused rescued"),
+            (RequestKind::Unpause, "active paused"),
+            (RequestKind::Suspend, "active suspended rescued"),
+            (RequestKind::Resume, "active suspended"),
+        ] {
+            assert_eq!(row(request), expected, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_delete_of_a_deleted_instance_is_already_done() {
+        let answer = admit(RequestKind::Delete, Some(VmState::Deleted), None);
+        assert_eq!(answer, Ok(Admission::AlreadyDone));
+    }
+
+    #[test]
+    fn an_instance_without_a_state_takes_only_a_delete() {
+        for request in RequestKind::ALL {
+            assert_eq!(admit(request, None, None).is_ok(), request == RequestKind::Delete);
+        }
+    }
+}

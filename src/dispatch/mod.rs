@@ -1,0 +1,420 @@
+//! Dispatch: who may start now, and in which order.
+//!
+//! ```text
+//! submit ─▶ journal (queued) ─▶ the instance's queue ─▶ admission ─▶ workflow
+//!              └─▶ acknowledged     one task each         (pure)
+//! ```
+//!
+//! Each instance has one queue and one task, so two workflows never run on one instance at once.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, error, info, info_span, warn};
+use uuid::Uuid;
+
+use crate::health::{self, Metrics};
+use crate::model::class::Class;
+use crate::model::time::Timestamp;
+use crate::records::{Expected, RecordsError};
+use crate::telemetry::Chain;
+use crate::workflow::any::AnyRecord;
+use crate::workflow::board::{Board, Row, Running};
+use crate::workflow::engine::Controls;
+use crate::workflow::journal::{Head, Journal, JournalError, Phase};
+use crate::workflow::{Backends, StepError};
+
+pub mod admission;
+pub mod query;
+
+use admission::{Admission, Refusal, RequestKind, admit};
+
+/// How long an ended record is kept, so that a redelivery is recognised.
+const KEEP_SETTLED: Duration = Duration::from_secs(24 * 3600);
+
+/// How a submitted workflow ended.
+#[derive(Debug)]
+pub enum Outcome {
+    Done,
+    /// Nothing was left to do.
+    AlreadyDone,
+    /// The instance's state doesn't allow it.
+    Refused(Refusal),
+    /// The instance's record couldn't be had.
+    Unrecorded(RecordsError),
+    /// It failed, and was undone or is stuck.
+    Failed(StepError),
+    /// It had failed before a restart; the error itself is gone, its text is on record.
+    FailedBefore,
+    /// The agent stopped, or its journal broke: the next start goes on.
+    Parked,
+}
+
+/// What became of a submission.
+#[derive(Debug)]
+pub enum Submission {
+    /// It is in the journal. The receiver tells how it ended.
+    Accepted(oneshot::Receiver<Outcome>),
+    /// The journal knew it: a redelivery.
+    Duplicate,
+}
+
+/// Hands requests to their instances' queues.
+#[derive(Clone)]
+pub struct Dispatcher {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backends: Backends,
+    journal: Arc<dyn Journal>,
+    board: Board,
+    metrics: Arc<Metrics>,
+    queues: Mutex<HashMap<Uuid, Queue>>,
+    /// `[DEFAULT] max_concurrent_builds`
+    builds: Semaphore,
+    tasks: TaskTracker,
+    park: CancellationToken,
+}
+
+/// The queue of one instance; there is a task for it as long as it is in the map.
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Queued>,
+    current: Option<CancellationToken>,
+}
+
+struct Queued {
+    record: AnyRecord,
+    running: Arc<Running>,
+    cancel: CancellationToken,
+    ended: oneshot::Sender<Outcome>,
+}
+
+impl Dispatcher {
+    pub fn new(
+        backends: Backends,
+        journal: Arc<dyn Journal>,
+        metrics: Arc<Metrics>,
+        max_concurrent_builds: usize,
+    ) -> Self {
+        let inner = Inner {
+            backends,
+            journal,
+            board: Board::default(),
+            metrics,
+            queues: Mutex::default(),
+            builds: Semaphore::new(max_concurrent_builds),
+            tasks: TaskTracker::new(),
+            park: CancellationToken::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    pub fn backends(&self) -> &Backends {
+        &self.inner.backends
+    }
+
+    /// Writes the request into the journal and queues it. When this returns, the message may be
+    /// acknowledged.
+    ///
+    /// # Errors
+    /// [`JournalError`]: nothing was taken.
+    pub async fn submit(&self, record: AnyRecord) -> Result<Submission, JournalError> {
+        if !self.inner.journal.add(record.head(), &record.body()?).await? {
+            info!(id = record.head().id, workflow = record.name(), "redelivered; known already");
+            return Ok(Submission::Duplicate);
+        }
+        Ok(Submission::Accepted(self.enqueue(record)))
+    }
+
+    /// Takes up what the journal holds from before, in order.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the journal can't be read.
+    pub async fn resume(&self) -> Result<usize, JournalError> {
+        let cutoff = Timestamp::now().as_second().saturating_sub_unsigned(KEEP_SETTLED.as_secs());
+        self.inner.journal.prune(Timestamp::from_second(cutoff)).await?;
+        let mut resumed = 0;
+        for stored in self.inner.journal.unsettled().await? {
+            match AnyRecord::open(stored) {
+                Ok(record) => {
+                    let head = record.head();
+                    info!(
+                        workflow = record.name(),
+                        instance_uuid = %head.instance_uuid,
+                        request_id = head.request_id,
+                        phase = head.phase.as_str(),
+                        step = head.next,
+                        "taking up a workflow from the journal"
+                    );
+                    drop(self.enqueue(record));
+                    resumed += 1;
+                }
+                Err(error) => {
+                    error!(error = %Chain(&error), "a record of the journal is left alone")
+                }
+            }
+        }
+        Ok(resumed)
+    }
+
+    /// What is queued, running or stuck.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the journal can't be read.
+    pub async fn rows(&self) -> Result<Vec<Row>, JournalError> {
+        let mut rows = self.inner.board.rows();
+        let running = |id: &str, rows: &[Row]| rows.iter().any(|row| row.id == id);
+        for head in self.inner.journal.stuck().await? {
+            if !running(&head.id, &rows) {
+                rows.push(stuck_row(head));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// How many workflows are queued or running.
+    pub fn active(&self) -> usize {
+        self.inner.board.len()
+    }
+
+    /// Lets running workflows finish for `within`, then parks them between two steps, and waits for
+    /// that: a step is never cut off.
+    pub async fn stop(&self, within: Duration) {
+        self.inner.tasks.close();
+        let finished = tokio::time::timeout(within, self.inner.tasks.wait()).await;
+        if finished.is_err() {
+            warn!(left = self.active(), "parking what still runs; the next start goes on with it");
+            self.inner.park.cancel();
+            self.inner.tasks.wait().await;
+        }
+    }
+
+    fn enqueue(&self, record: AnyRecord) -> oneshot::Receiver<Outcome> {
+        let (ended, outcome) = oneshot::channel();
+        let head = record.head();
+        let uuid = head.instance_uuid;
+        let running =
+            self.inner.board.add(&head.id, record.name(), record.steps(), uuid, &head.request_id);
+        let deletes = RequestKind::of(&record) == RequestKind::Delete;
+        let queued = Queued { record, running, cancel: CancellationToken::new(), ended };
+        let mut queues = self.inner.queues();
+        let is_new = !queues.contains_key(&uuid);
+        let queue = queues.entry(uuid).or_default();
+        if deletes {
+            // Everything before a delete gives way: what runs is undone, what waits never starts.
+            queue.current.iter().for_each(CancellationToken::cancel);
+            queue.waiting.iter().for_each(|waiting| waiting.cancel.cancel());
+        }
+        queue.waiting.push_back(queued);
+        drop(queues);
+        if is_new {
+            let inner = self.inner.clone();
+            self.inner.tasks.spawn(async move { inner.serve_queue(uuid).await });
+        }
+        outcome
+    }
+}
+
+impl Inner {
+    fn queues(&self) -> MutexGuard<'_, HashMap<Uuid, Queue>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The instance's next request; none: its queue is taken down, under the same lock.
+    fn next(&self, uuid: Uuid) -> Option<Queued> {
+        let mut queues = self.queues();
+        let queue = queues.get_mut(&uuid)?;
+        let next = queue.waiting.pop_front();
+        match &next {
+            Some(queued) => queue.current = Some(queued.cancel.clone()),
+            None => drop(queues.remove(&uuid)),
+        }
+        next
+    }
+
+    async fn serve_queue(&self, uuid: Uuid) {
+        while let Some(queued) = self.next(uuid) {
+            let Queued { mut record, running, cancel, ended } = queued;
+            let span = info_span!(
+                "workflow",
+                workflow = record.name(),
+                instance_uuid = %uuid,
+                request_id = record.head().request_id
+            );
+            let id = record.head().id.clone();
+            let started = std::time::Instant::now();
+            self.metrics.workflow_started(record.name());
+            let outcome = self.serve(&mut record, &running, cancel).instrument(span.clone()).await;
+            span.in_scope(|| self.tell(&outcome, started.elapsed()));
+            let label = outcome.label(record.head().phase);
+            self.metrics.workflow_finished(record.name(), label);
+            self.board.remove(&id);
+            // The caller may have gone: a cast has none.
+            drop(ended.send(outcome));
+        }
+    }
+
+    fn tell(&self, outcome: &Outcome, elapsed: Duration) {
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        match outcome {
+            Outcome::Done => info!(elapsed_ms, "done"),
+            Outcome::AlreadyDone => info!(elapsed_ms, "nothing left to do"),
+            Outcome::Refused(refusal) => warn!(elapsed_ms, error = %refusal, "refused"),
+            Outcome::Unrecorded(error) => {
+                warn!(elapsed_ms, error = %Chain(error), "not started: no record");
+            }
+            Outcome::Failed(error) => warn!(elapsed_ms, error = %Chain(error), "failed"),
+            Outcome::FailedBefore => {
+                warn!(elapsed_ms, "undone, after a failure before the restart")
+            }
+            Outcome::Parked => info!(elapsed_ms, "parked"),
+        }
+    }
+
+    async fn serve(
+        &self,
+        record: &mut AnyRecord,
+        running: &Running,
+        cancel: CancellationToken,
+    ) -> Outcome {
+        if self.park.is_cancelled() {
+            return Outcome::Parked;
+        }
+        // What was under way before a restart was admitted then.
+        if record.head().phase == Phase::Queued {
+            match self.admit(record, &cancel).await {
+                Ok(Admission::Run) => {}
+                Ok(Admission::AlreadyDone) => {
+                    return self.close(record, Phase::Done, Outcome::AlreadyDone).await;
+                }
+                Err(outcome) => return self.close(record, Phase::Refused, outcome).await,
+            }
+        }
+        let is_build = RequestKind::of(record) == RequestKind::Build;
+        let _build = match is_build {
+            true => self.builds.acquire().await.ok(),
+            false => None,
+        };
+        info!(steps = record.steps(), "started");
+        let controls = Controls { cancel, park: self.park.clone() };
+        let journal = self.journal.as_ref();
+        match record.run(journal, &self.backends, running, &controls).await {
+            Ok(error) if record.head().phase.is_final() => {
+                self.after(record).await;
+                match (record.head().phase, error) {
+                    (Phase::Done, _) => Outcome::Done,
+                    (_, Some(error)) => Outcome::Failed(error),
+                    (_, None) => Outcome::FailedBefore,
+                }
+            }
+            Ok(_) => Outcome::Parked,
+            Err(error) => {
+                error!(error = %Chain(&error), "the journal failed: the workflow stops here");
+                Outcome::Parked
+            }
+        }
+    }
+
+    /// Looks at the record, and decides.
+    async fn admit(
+        &self,
+        record: &mut AnyRecord,
+        cancel: &CancellationToken,
+    ) -> Result<Admission, Outcome> {
+        let kind = RequestKind::of(record);
+        let context = record.context().clone();
+        let message = record.instance_mut().clone();
+        let instance = match self.backends.records.receive(&context, message).await {
+            Ok(instance) => instance,
+            Err(error) if error.class() == Class::Absent && kind == RequestKind::Delete => {
+                return Ok(Admission::AlreadyDone);
+            }
+            Err(error) => return Err(Outcome::Unrecorded(error)),
+        };
+        let vm_state = instance.vm_state.value().copied();
+        let task_state = instance.task_state.value().copied();
+        *record.instance_mut() = instance;
+        let decision = match cancel.is_cancelled() {
+            true => Err(Refusal::being_deleted(kind)),
+            false => admit(kind, vm_state, task_state),
+        };
+        decision.map_err(Outcome::Refused)
+    }
+
+    /// Ends a record that didn't run. A task state that only its request set is taken back.
+    async fn close(&self, record: &mut AnyRecord, phase: Phase, outcome: Outcome) -> Outcome {
+        let kind = RequestKind::of(record);
+        let context = record.context().clone();
+        let instance = record.instance_mut();
+        let set_by_request =
+            instance.task_state.value().is_some_and(|state| kind.task_states().contains(state));
+        if set_by_request && !matches!(outcome, Outcome::Unrecorded(_)) {
+            let expected = Expected::OneOf(vec![instance.task_state.value().copied()]);
+            instance.task_state.set(None);
+            if let Err(error) = self.backends.records.save(&context, instance, expected).await {
+                warn!(error = %Chain(&error), "the task state could not be taken back");
+            }
+        }
+        let head = record.head_mut();
+        head.phase = phase;
+        head.settled = true;
+        let written = match record.body() {
+            Ok(body) => self.journal.write(record.head(), &body).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            error!(error = %Chain(&error), "the journal could not be written");
+        }
+        outcome
+    }
+
+    /// An instance that is gone leaves no stuck workflows behind.
+    async fn after(&self, record: &AnyRecord) {
+        let done = record.head().phase == Phase::Done;
+        if done && RequestKind::of(record) == RequestKind::Delete {
+            let uuid = record.head().instance_uuid;
+            if let Err(error) = self.journal.forget_stuck(uuid).await {
+                warn!(error = %Chain(&error), "stuck records of a deleted instance are left");
+            }
+        }
+    }
+}
+
+impl Outcome {
+    /// The metrics' label.
+    fn label(&self, phase: Phase) -> health::Outcome {
+        match self {
+            Self::Done | Self::AlreadyDone => health::Outcome::Done,
+            Self::Refused(_) | Self::Unrecorded(_) => health::Outcome::Refused,
+            Self::Failed(_) | Self::FailedBefore if phase == Phase::Stuck => health::Outcome::Stuck,
+            Self::Failed(_) | Self::FailedBefore => health::Outcome::Undone,
+            Self::Parked => health::Outcome::Parked,
+        }
+    }
+}
+
+fn stuck_row(head: Head) -> Row {
+    let step = head.failure.as_ref().map(|failure| failure.step.clone());
+    Row {
+        id: head.id,
+        workflow: head.workflow,
+        instance_uuid: head.instance_uuid,
+        request_id: head.request_id,
+        phase: head.phase.as_str().to_owned(),
+        step: step.unwrap_or_else(|| "-".to_owned()),
+        step_index: head.next + 1,
+        steps: 0,
+        started_at: head.started_at.to_string(),
+        step_started_at: head.started_at.to_string(),
+        done: 0,
+        total: 0,
+        failure: head.failure.map(|failure| failure.message),
+        undo_failure: head.undo_failure,
+    }
+}

@@ -1,0 +1,337 @@
+//! The three engine tests, for every workflow: a failure at any step leaves nothing behind, every
+//! step done twice ends the same, and a crash at any journal write resumes to the same end.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::board::Running;
+use super::engine::{Controls, Ending, Stage, Workflow};
+use super::journal::{Phase, Record};
+use super::pause::Pause;
+use super::power_off::PowerOff;
+use super::power_on::PowerOn;
+use super::reboot::{Kind, Reboot};
+use super::resume::Resume;
+use super::spawn::Spawn;
+use super::suspend::Suspend;
+use super::terminate::Terminate;
+use super::unpause::Unpause;
+use super::world::{HasSubject, MemoryJournal, World, spawn, subject};
+use super::{StepError, StepResult};
+use crate::model::state::TaskState;
+
+/// When a step is made to fail: before its work, or after all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum When {
+    Before,
+    After,
+}
+
+/// A workflow of which one step fails each time, or of which each step is done twice.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(bound(serialize = "W: Serialize", deserialize = "W: DeserializeOwned"))]
+struct Tampered<W> {
+    inner: W,
+    fail: Option<(String, When)>,
+    twice: bool,
+}
+
+impl<W: Workflow> Workflow for Tampered<W> {
+    type Step = W::Step;
+    const NAME: &'static str = W::NAME;
+    const STEPS: &'static [Self::Step] = W::STEPS;
+    const COMMITTED_FROM: usize = W::COMMITTED_FROM;
+
+    async fn apply(&mut self, step: Self::Step, stage: &Stage<'_>) -> StepResult {
+        let here = self.fail.clone().filter(|(failing, _)| *failing == format!("{step:?}"));
+        let error = || StepError::NotThere {
+            wanted: "tampered",
+            found: "with".to_owned(),
+            within: std::time::Duration::ZERO,
+        };
+        match here {
+            Some((_, When::Before)) => return Err(error()),
+            Some((_, When::After)) => {
+                self.inner.apply(step, stage).await?;
+                return Err(error());
+            }
+            None => {}
+        }
+        self.inner.apply(step, stage).await?;
+        if self.twice {
+            self.inner.apply(step, stage).await?;
+        }
+        Ok(())
+    }
+
+    async fn undo(&mut self, step: Self::Step, stage: &Stage<'_>) -> StepResult {
+        self.inner.undo(step, stage).await?;
+        if self.twice { self.inner.undo(step, stage).await } else { Ok(()) }
+    }
+
+    async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
+        self.inner.settle(ending, stage).await
+    }
+}
+
+impl<W: HasSubject> HasSubject for Tampered<W> {
+    fn subject(&mut self) -> &mut super::instance::Subject {
+        self.inner.subject()
+    }
+}
+
+/// Brings a fresh world to where a workflow can start.
+type Prepare = fn() -> std::pin::Pin<Box<dyn Future<Output = World>>>;
+
+async fn run_straight<W: Workflow + HasSubject>(prepare: Prepare, workflow: W) -> (Value, usize) {
+    let world = prepare().await;
+    let journal = MemoryJournal::default();
+    let mut record = world.record(workflow).await;
+    world.run(&mut record, &journal).await.unwrap();
+    assert_eq!(record.head.phase, Phase::Done, "{:?}", record.head.failure);
+    assert!(record.head.settled);
+    (world.state().await, journal.writes())
+}
+
+async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workflow: fn() -> W) {
+    for (position, step) in W::STEPS.iter().enumerate() {
+        for when in [When::Before, When::After] {
+            for twice in [false, true] {
+                let world = prepare().await;
+                let before = world.state().await;
+                let fail = Some((format!("{step:?}"), when));
+                let tampered = Tampered { inner: workflow(), fail, twice };
+                let mut record = world.record(tampered).await;
+                world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+                let at = format!("{} {step:?} {when:?}", W::NAME);
+                assert!(record.head.settled, "{at}");
+                if position >= W::COMMITTED_FROM {
+                    assert_eq!(record.head.phase, Phase::Stuck, "{at}");
+                    let after = world.state().await;
+                    if after["record"][4] != true {
+                        assert_eq!(after["record"][0], "error", "{at}");
+                    }
+                    continue;
+                }
+                assert_eq!(record.head.phase, Phase::Undone, "{at}");
+                assert_eq!(world.faults().await, 1, "{at}");
+                if W::NAME == Spawn::NAME {
+                    assert_eq!(world.leftovers().await, Vec::<String>::new(), "{at}");
+                    let after = world.state().await;
+                    assert_eq!(after["record"][0], "error", "{at}");
+                    assert_eq!(after["record"][3], Value::Null, "{at}: it has no host");
+                } else {
+                    assert_eq!(world.state().await, before, "{at}");
+                }
+            }
+        }
+    }
+}
+
+async fn every_step_twice<W: Workflow + HasSubject>(prepare: Prepare, workflow: fn() -> W) {
+    let (once, _) = run_straight(prepare, workflow()).await;
+    let tampered = Tampered { inner: workflow(), fail: None, twice: true };
+    let (twice, _) = run_straight(prepare, tampered).await;
+    assert_eq!(once, twice, "{}", W::NAME);
+}
+
+async fn a_crash_at_any_write<W: Workflow + HasSubject>(prepare: Prepare, workflow: fn() -> W) {
+    let (straight, writes) = run_straight(prepare, workflow()).await;
+    assert!(writes > W::STEPS.len());
+    for write in 0..writes {
+        let world = prepare().await;
+        let journal = MemoryJournal::breaking_at(write);
+        let mut record = world.record(workflow()).await;
+        use super::journal::Journal;
+        let body = super::engine::body(&record).unwrap();
+        journal.add(&record.head, &body).await.unwrap();
+        world.run(&mut record, &journal).await.expect_err("the journal breaks");
+        let mut found = journal.found().expect("the record was added");
+        let healthy = MemoryJournal::default();
+        let running = Running::detached();
+        let on = world.backends();
+        found.run(&healthy, &on, &running, &Controls::default()).await.unwrap();
+        assert_eq!(found.head().phase, Phase::Done, "{} write {write}", W::NAME);
+        assert!(found.head().settled);
+        assert_eq!(world.state().await, straight, "{} write {write}", W::NAME);
+    }
+}
+
+/// The same for a workflow that is being undone: the undo resumes too.
+async fn a_crash_while_undoing<W: Workflow + HasSubject>(prepare: Prepare, workflow: fn() -> W) {
+    let last = W::STEPS.len().min(W::COMMITTED_FROM).saturating_sub(1);
+    let Some(step) = W::STEPS.get(last).filter(|_| W::COMMITTED_FROM > 0) else { return };
+    let failing = || {
+        let fail = Some((format!("{step:?}"), When::After));
+        Tampered { inner: workflow(), fail, twice: false }
+    };
+    let world = prepare().await;
+    let journal = MemoryJournal::default();
+    let mut record = world.record(failing()).await;
+    world.run(&mut record, &journal).await.unwrap();
+    let straight = world.state().await;
+    for write in last + 1..journal.writes() {
+        let world = prepare().await;
+        let journal = MemoryJournal::breaking_at(write);
+        let mut record = world.record(failing()).await;
+        world.run(&mut record, &journal).await.expect_err("the journal breaks");
+        // The tampering goes on: what is resumed from here fails or is undone again.
+        let stored = {
+            use super::journal::Journal;
+            journal.unsettled().await.unwrap().pop().expect("it was written")
+        };
+        let (context, workflow) = serde_json::from_slice(&stored.body).unwrap();
+        let mut found: Record<Tampered<W>> = Record { head: stored.head, context, workflow };
+        world.run(&mut found, &MemoryJournal::default()).await.unwrap();
+        assert_eq!(found.head.phase, Phase::Undone, "{} write {write}", W::NAME);
+        assert_eq!(world.state().await, straight, "{} write {write}", W::NAME);
+    }
+}
+
+macro_rules! engine_test_cases {
+    ($($name:ident: $prepare:expr, $workflow:expr;)*) => {
+        $(mod $name {
+            use super::*;
+
+            #[tokio::test(start_paused = true)]
+            async fn a_failure_at_any_step_leaves_nothing_behind() {
+                a_failure_at_any_step($prepare, $workflow).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn every_step_done_twice_ends_the_same() {
+                every_step_twice($prepare, $workflow).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn a_crash_at_any_journal_write_resumes_to_the_same_end() {
+                a_crash_at_any_write($prepare, $workflow).await;
+                a_crash_while_undoing($prepare, $workflow).await;
+            }
+        })*
+    };
+}
+
+macro_rules! has_subject {
+    ($($type:ty),*) => {
+        $(impl HasSubject for $type {
+            fn subject(&mut self) -> &mut super::instance::Subject {
+                &mut self.subject
+            }
+        })*
+    };
+}
+
+has_subject!(Spawn, Terminate, PowerOff, PowerOn, Reboot, Pause, Unpause, Suspend, Resume);
+
+fn empty() -> std::pin::Pin<Box<dyn Future<Output = World>>> {
+    Box::pin(async { World::new() })
+}
+
+fn running() -> std::pin::Pin<Box<dyn Future<Output = World>>> {
+    Box::pin(World::with_guest())
+}
+
+/// A world in which the guest runs and `workflow` has been done.
+fn after<W: Workflow + HasSubject>(workflow: W) -> std::pin::Pin<Box<dyn Future<Output = World>>> {
+    Box::pin(async {
+        let world = World::with_guest().await;
+        let mut record = world.record(workflow).await;
+        world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+        assert_eq!(record.head.phase, Phase::Done, "{:?}", record.head.failure);
+        world
+    })
+}
+
+fn pause() -> Pause {
+    Pause::new(subject(TaskState::Pausing, "pause_instance"))
+}
+
+fn suspend() -> Suspend {
+    Suspend::new(subject(TaskState::Suspending, "suspend_instance"))
+}
+
+fn power_off() -> PowerOff {
+    PowerOff::new(subject(TaskState::PoweringOff, "stop_instance"), true)
+}
+
+engine_test_cases! {
+    spawn_: empty, spawn;
+    terminate: running, || Terminate::new(subject(TaskState::Deleting, "terminate_instance"));
+    terminate_of_a_suspended_guest: || after(suspend()),
+        || Terminate::new(subject(TaskState::Deleting, "terminate_instance"));
+    power_off_clean: running, power_off;
+    power_off_hard: running,
+        || PowerOff::new(subject(TaskState::PoweringOff, "stop_instance"), false);
+    power_on: || after(power_off()),
+        || PowerOn::new(subject(TaskState::PoweringOn, "start_instance"));
+    reboot_soft: running,
+        || Reboot::new(subject(TaskState::Rebooting, "reboot_instance"), Kind::Soft);
+    reboot_hard: running,
+        || Reboot::new(subject(TaskState::RebootingHard, "reboot_instance"), Kind::Hard);
+    pausing: running, pause;
+    unpause: || after(pause()),
+        || Unpause::new(subject(TaskState::Unpausing, "unpause_instance"));
+    suspending: running, suspend;
+    resume: || after(suspend()), || Resume::new(subject(TaskState::Resuming, "resume_instance"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_build_over_an_existing_guest_is_refused_and_leaves_it_alone() {
+    let world = World::with_guest().await;
+    let before = world.state().await;
+    let mut record = world.record(spawn()).await;
+    world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+    assert_eq!(record.head.phase, Phase::Undone);
+    let after = world.state().await;
+    for part in ["domain", "directories", "allocated", "plugged"] {
+        assert_eq!(after[part], before[part], "{part}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_stops_a_build_between_two_steps_and_it_is_undone() {
+    let world = World::new();
+    let mut record = world.record(spawn()).await;
+    let controls = Controls::default();
+    controls.cancel.cancel();
+    record.head.next = 6;
+    let journal = MemoryJournal::default();
+    let running = Running::detached();
+    let on = world.backends();
+    let error = super::engine::run(&mut record, &journal, &on, &running, &controls).await.unwrap();
+    assert!(matches!(error, Some(StepError::Cancelled)));
+    assert_eq!(record.head.phase, Phase::Undone);
+    assert_eq!(world.leftovers().await, Vec::<String>::new());
+    assert_eq!(world.faults().await, 0, "the delete owns the instance's states");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parked_workflow_goes_on_from_where_it_stood() {
+    let world = World::new();
+    let mut record = world.record(spawn()).await;
+    let journal = MemoryJournal::default();
+    let parked = Controls::default();
+    parked.park.cancel();
+    let running = Running::detached();
+    let on = world.backends();
+    super::engine::run(&mut record, &journal, &on, &running, &parked).await.unwrap();
+    assert_eq!(record.head.phase, Phase::Forward);
+    world.run(&mut record, &journal).await.unwrap();
+    assert_eq!(record.head.phase, Phase::Done);
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_errors_are_kept_when_an_undo_fails() {
+    let world = World::new();
+    let fail = Some(("StartDomain".to_owned(), When::After));
+    let mut record = world.record(Tampered { inner: spawn(), fail, twice: false }).await;
+    world.hypervisor.fail_at("undefine");
+    world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+    assert_eq!(record.head.phase, Phase::Stuck);
+    assert!(record.head.failure.is_some_and(|failure| failure.step == "StartDomain"));
+    assert!(record.head.undo_failure.is_some());
+    let state = world.state().await;
+    assert_eq!(state["record"][0], "error", "an operator sees it");
+}

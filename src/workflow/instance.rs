@@ -1,0 +1,260 @@
+//! What the workflows share: an instance's record before and after, and waiting for its domain.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::engine::{Ending, Stage};
+use super::journal::Failure;
+use super::{Backends, StepError, StepResult};
+use crate::hypervisor::{DomainInfo, HypervisorError};
+use crate::model::object::{Instance, ObjectError};
+use crate::model::state::{PowerState, TaskState, VmState};
+use crate::model::time::Timestamp;
+use crate::records::{Expected, InstanceFault};
+
+/// How often a domain is asked for its state while an event is awaited: events can be lost.
+const POLL: Duration = Duration::from_millis(500);
+/// nova cuts a fault's message to the column's width. nova: compute/utils.py
+const FAULT_MESSAGE_LENGTH: usize = 255;
+
+/// The instance a workflow works on, and how it was before.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Subject {
+    pub instance: Instance,
+    /// The event of the instance's action: `compute_` and the method's name.
+    pub event: String,
+    before: Option<Before>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Before {
+    vm_state: Option<VmState>,
+    power_state: Option<i64>,
+}
+
+impl Subject {
+    pub fn new(instance: Instance, method: &str) -> Self {
+        Self { instance, event: format!("compute_{method}"), before: None }
+    }
+
+    /// # Errors
+    /// `Missing` when the instance came without a UUID.
+    pub fn uuid(&self) -> Result<Uuid, ObjectError> {
+        self.instance.uuid()
+    }
+
+    /// The first step of every workflow: remembers how the instance was, and starts the event.
+    pub async fn begin(&mut self, stage: &Stage<'_>) -> StepResult {
+        if self.before.is_none() {
+            self.before = Some(Before {
+                vm_state: self.instance.vm_state.value().copied(),
+                power_state: self.instance.power_state.value().copied(),
+            });
+        }
+        let uuid = self.uuid()?;
+        Ok(stage.on.records.event_started(stage.context, uuid, &self.event).await?)
+    }
+
+    /// The vm_state before the workflow.
+    pub fn vm_state_before(&self) -> Option<VmState> {
+        self.before.as_ref().and_then(|before| before.vm_state)
+    }
+
+    /// Writes the new stable state, ends the task, and takes the power state from the domain.
+    pub async fn record(
+        &mut self,
+        vm_state: VmState,
+        power_state: PowerState,
+        expected: Expected,
+        stage: &Stage<'_>,
+    ) -> StepResult {
+        self.instance.vm_state.set(Some(vm_state));
+        self.instance.task_state.set(None);
+        self.instance.power_state.set(Some(power_state.number()));
+        Ok(stage.on.records.save(stage.context, &mut self.instance, expected).await?)
+    }
+
+    /// Takes [`Subject::record`] back.
+    pub async fn unrecord(&mut self, stage: &Stage<'_>) -> StepResult {
+        let Some(before) = self.before.clone() else { return Ok(()) };
+        self.instance.vm_state.set(before.vm_state);
+        self.instance.power_state.set(before.power_state);
+        Ok(stage.on.records.save(stage.context, &mut self.instance, Expected::Any).await?)
+    }
+
+    /// The usual end: the task is over, a failure becomes a fault, and a stuck instance an error.
+    pub async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
+        let uuid = self.uuid()?;
+        let records = &stage.on.records;
+        match ending {
+            Ending::Done => {
+                Ok(records.event_finished(stage.context, uuid, &self.event, None).await?)
+            }
+            Ending::Undone(failure) => {
+                self.instance.task_state.set(None);
+                records.save(stage.context, &mut self.instance, Expected::Any).await?;
+                self.fault(failure, stage).await
+            }
+            Ending::Stuck(failure) => {
+                self.instance.vm_state.set(Some(VmState::Error));
+                self.instance.task_state.set(None);
+                records.save(stage.context, &mut self.instance, Expected::Any).await?;
+                self.fault(failure, stage).await
+            }
+        }
+    }
+
+    /// Records the failure as the instance's fault and as its event's result.
+    pub async fn fault(&self, failure: &Failure, stage: &Stage<'_>) -> StepResult {
+        let uuid = self.uuid()?;
+        let message: String = failure.message.chars().take(FAULT_MESSAGE_LENGTH).collect();
+        let details = format!("step {}: {}", failure.step, failure.message);
+        let fault = InstanceFault { code: 500, message, details: details.clone() };
+        let records = &stage.on.records;
+        records.record_fault(stage.context, uuid, fault).await?;
+        let failed = Some((failure.message.as_str(), details.as_str()));
+        Ok(records.event_finished(stage.context, uuid, &self.event, failed).await?)
+    }
+}
+
+/// Task states in which a save may go through, always with "none": a resumed workflow may have
+/// saved before.
+pub fn expecting(states: &[TaskState]) -> Expected {
+    let some = states.iter().copied().map(Some);
+    Expected::OneOf(some.chain([None]).collect())
+}
+
+/// Waits until the domain is as `test` wants it: by events, with polling behind them.
+///
+/// # Errors
+/// [`StepError::NotThere`] after `within`; what the hypervisor says.
+pub async fn await_domain(
+    on: &Backends,
+    uuid: Uuid,
+    wanted: &'static str,
+    within: Duration,
+    test: impl Fn(Option<&DomainInfo>) -> bool + Send,
+) -> Result<Option<DomainInfo>, StepError> {
+    let deadline = Instant::now() + within;
+    // Subscribed before the first look, so that no change falls in between.
+    let mut events = on.hypervisor.events();
+    loop {
+        let found = match on.hypervisor.domain(uuid).await {
+            Ok(found) => found,
+            Err(error @ HypervisorError::NotOurs { .. }) => return Err(error.into()),
+            // libvirtd may be restarting: the deadline decides.
+            Err(error) if Instant::now() >= deadline => return Err(error.into()),
+            Err(_) => {
+                tokio::time::sleep(POLL).await;
+                continue;
+            }
+        };
+        if test(found.as_ref()) {
+            return Ok(found);
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            let found = found.map_or("absent", |info| info.power_state.name()).to_owned();
+            return Err(StepError::NotThere { wanted, found, within });
+        }
+        let poll = tokio::time::sleep_until(deadline.min(now + POLL));
+        tokio::pin!(poll);
+        loop {
+            tokio::select! {
+                () = &mut poll => break,
+                event = events.recv() => match event {
+                    Ok(event) if event.instance_uuid == uuid => break,
+                    Ok(_) => {}
+                    Err(RecvError::Lagged(_)) => break,
+                    Err(RecvError::Closed) => { (&mut poll).await; break; }
+                },
+            }
+        }
+    }
+}
+
+/// Waits until the domain runs (or is paused, which a resumed guest may be).
+pub async fn await_running(on: &Backends, uuid: Uuid) -> Result<DomainInfo, StepError> {
+    let within = on.settings.state_timeout;
+    let found = await_domain(on, uuid, "running", within, |found| is_running(found)).await?;
+    found.ok_or_else(|| HypervisorError::NoDomain(uuid).into())
+}
+
+/// Whether the guest's virtual CPUs run.
+pub fn is_running(found: Option<&DomainInfo>) -> bool {
+    found.is_some_and(|info| info.power_state == PowerState::Running)
+}
+
+/// Whether the domain holds memory and disks: running, paused, or suspended by its guest.
+pub fn is_active(found: Option<&DomainInfo>) -> bool {
+    found.is_some_and(|info| {
+        matches!(info.power_state, PowerState::Running | PowerState::Paused | PowerState::Suspended)
+            && info.id.is_some()
+    })
+}
+
+/// Presses the power button until the guest is off or `shutdown_timeout` is over, pressing again
+/// each `shutdown_retry_interval`: a guest may be too early in its boot to notice. Says whether it
+/// went off by itself. nova: virt/libvirt/driver.py, _clean_shutdown
+pub async fn shut_down(on: &Backends, uuid: Uuid, timeout: Duration) -> Result<bool, StepError> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let found = on.hypervisor.domain(uuid).await?;
+        // A paused guest can't react.
+        if !is_running(found.as_ref()) {
+            return Ok(!is_active(found.as_ref()));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        match on.hypervisor.press_power_button(uuid).await {
+            Ok(()) => {}
+            // It may have gone off between the look and the press.
+            Err(HypervisorError::Refused { .. } | HypervisorError::NoDomain(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let within = left.min(on.settings.shutdown_retry_interval.max(POLL));
+        match await_domain(on, uuid, "shut off", within, |found| !is_active(found)).await {
+            Ok(_) => return Ok(true),
+            Err(StepError::NotThere { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Cuts the power and waits until libvirt says that it is off; absent is success.
+pub async fn cut_power(on: &Backends, uuid: Uuid) -> StepResult {
+    match on.hypervisor.destroy(uuid).await {
+        Ok(()) | Err(HypervisorError::NoDomain(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let within = on.settings.state_timeout;
+    await_domain(on, uuid, "shut off", within, |found| !is_active(found)).await?;
+    Ok(())
+}
+
+/// How long this instance's guest may take to shut down: the image's `os_shutdown_timeout` in
+/// seconds, else the option. nova: compute/manager.py, _get_power_off_values
+pub fn shutdown_timeout(instance: &Instance, on: &Backends) -> Duration {
+    let metadata = instance.system_metadata.get();
+    let own = metadata.and_then(|all| all.get("image_os_shutdown_timeout")).cloned().flatten();
+    let seconds = own.and_then(|text| text.parse().ok());
+    seconds.map_or(on.settings.shutdown_timeout, Duration::from_secs)
+}
+
+/// `launched_at` and the host fields of an instance that now lives here.
+pub fn place_here(instance: &mut Instance, on: &Backends) {
+    instance.host.set(Some(on.settings.host.clone()));
+    instance.node.set(Some(on.settings.node.clone()));
+    instance.launched_on.set(Some(on.settings.host.clone()));
+}
+
+/// Now, for a record.
+pub fn now() -> Option<Timestamp> {
+    Some(Timestamp::now())
+}

@@ -1,0 +1,159 @@
+//! Workflows: what the agent does to an instance, as steps that are written down before they start.
+//!
+//! ```text
+//!            ┌──────────── every step done ───────────▶ Done ──┐
+//! Queued ─▶ Forward ─ a step failed ─▶ Undoing ─────▶ Undone ──┼─▶ settled
+//!              └─ past COMMITTED_FROM ─▶ Stuck ◀─ an undo failed ┘
+//! ```
+//!
+//! `engine.rs` runs any workflow, `journal.rs` keeps it on disk, and each workflow has a file.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::hypervisor::guest::{GuestError, GuestOptions};
+use crate::hypervisor::{Hypervisor, HypervisorError};
+use crate::images::{ImageError, Images};
+use crate::model::class::Class;
+use crate::model::object::ObjectError;
+use crate::network::{Network, NetworkError};
+use crate::records::{Records, RecordsError};
+
+pub mod any;
+pub mod board;
+pub mod config_drive;
+pub mod domain;
+pub mod engine;
+pub mod instance;
+pub mod journal;
+pub mod pause;
+pub mod power_off;
+pub mod power_on;
+pub mod reboot;
+pub mod resume;
+pub mod seal;
+pub mod spawn;
+pub mod sqlite;
+pub mod suspend;
+pub mod terminate;
+pub mod unpause;
+
+#[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
+pub(crate) mod world;
+
+/// What steps act on.
+#[derive(Clone)]
+pub struct Backends {
+    pub hypervisor: Arc<dyn Hypervisor>,
+    pub images: Arc<dyn Images>,
+    pub network: Arc<dyn Network>,
+    pub records: Arc<dyn Records>,
+    pub settings: Arc<Settings>,
+}
+
+#[cfg(test)]
+impl Settings {
+    /// nova's defaults.
+    pub fn example() -> Self {
+        Self {
+            host: "host1".to_owned(),
+            node: "node1".to_owned(),
+            instance_name_template: "instance-%08x".to_owned(),
+            force_config_drive: false,
+            dhcp_domain: "novalocal".to_owned(),
+            shutdown_timeout: Duration::from_secs(60),
+            shutdown_retry_interval: Duration::from_secs(10),
+            soft_reboot_timeout: Duration::from_secs(120),
+            state_timeout: Duration::from_secs(60),
+            save_timeout: Duration::from_secs(1800),
+            guest: GuestOptions,
+            console: ConsoleSettings {
+                vnc_enabled: true,
+                vnc_proxyclient_address: "127.0.0.1".to_owned(),
+                serial_enabled: false,
+            },
+        }
+    }
+}
+
+/// The part of the configuration that workflows read.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `[DEFAULT] host`: the compute service's name on the bus.
+    pub host: String,
+    /// The compute node's name: the hypervisor's host name.
+    pub node: String,
+    pub instance_name_template: String,
+    pub force_config_drive: bool,
+    /// `[api] dhcp_domain`
+    pub dhcp_domain: String,
+    /// `[DEFAULT] shutdown_timeout`, unless the image says otherwise.
+    pub shutdown_timeout: Duration,
+    /// `[compute] shutdown_retry_interval`
+    pub shutdown_retry_interval: Duration,
+    /// `[libvirt] wait_soft_reboot_seconds`
+    pub soft_reboot_timeout: Duration,
+    /// How long libvirt may take to report a domain where it was sent.
+    pub state_timeout: Duration,
+    /// How long saving a guest's memory may take.
+    pub save_timeout: Duration,
+    pub guest: GuestOptions,
+    pub console: ConsoleSettings,
+}
+
+/// Which consoles there are, and where their proxies find them.
+#[derive(Debug, Clone)]
+pub struct ConsoleSettings {
+    pub vnc_enabled: bool,
+    pub vnc_proxyclient_address: String,
+    pub serial_enabled: bool,
+}
+
+pub type StepResult = Result<(), StepError>;
+
+/// Why a step failed. The rooms' own errors, and what only a workflow can say.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    #[error(transparent)]
+    Hypervisor(#[from] HypervisorError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    #[error("the request's instance is incomplete")]
+    Object(#[from] ObjectError),
+    /// A delete arrived: the workflow stops between two steps and is undone.
+    #[error("given up, because the instance is being deleted")]
+    Cancelled,
+    #[error("the domain is {found}, and should have been {wanted} within {within:?}")]
+    NotThere { wanted: &'static str, found: String, within: Duration },
+    /// The build asks for something that this agent doesn't do.
+    #[error("{0} is not supported")]
+    NotSupported(&'static str),
+    /// A disk or a domain of this instance is there already, and isn't this build's.
+    #[error("instance {uuid} already has {what} on this host")]
+    AlreadyThere { uuid: uuid::Uuid, what: &'static str },
+}
+
+impl StepError {
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Hypervisor(e) => e.class(),
+            Self::Image(e) => e.class(),
+            Self::Network(e) => e.class(),
+            Self::Records(e) => e.class(),
+            Self::Guest(_)
+            | Self::Object(_)
+            | Self::Cancelled
+            | Self::NotSupported(_)
+            | Self::AlreadyThere { .. } => Class::Refused,
+            Self::NotThere { .. } => Class::Reschedule,
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Power on: the domain is defined anew from the record, and started.
+//! nova: compute/manager.py, start_instance; its driver's power_on is a hard reboot too
+
+use serde::{Deserialize, Serialize};
+
+use super::StepResult;
+use super::domain::{define, plug_vifs};
+use super::engine::{Ending, Stage, Workflow};
+use super::instance::{Subject, await_running, cut_power, expecting, is_active};
+use crate::hypervisor::StartOptions;
+use crate::model::state::{PowerState, TaskState, VmState};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PowerOn {
+    pub subject: Subject,
+    /// Whether the domain was off before: only then does an undo cut its power again.
+    was_off: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Begin,
+    PlugVifs,
+    DefineDomain,
+    StartDomain,
+    Record,
+}
+
+impl PowerOn {
+    pub fn new(subject: Subject) -> Self {
+        Self { subject, was_off: false }
+    }
+}
+
+impl Workflow for PowerOn {
+    type Step = Step;
+    const NAME: &'static str = "power_on";
+    const STEPS: &'static [Step] =
+        &[Step::Begin, Step::PlugVifs, Step::DefineDomain, Step::StartDomain, Step::Record];
+
+    async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
+        let (on, uuid) = (stage.on, self.subject.uuid()?);
+        match step {
+            Step::Begin => {
+                self.was_off |= !is_active(on.hypervisor.domain(uuid).await?.as_ref());
+                self.subject.begin(stage).await
+            }
+            Step::PlugVifs => plug_vifs(&self.subject.instance, on).await,
+            // A running domain keeps its definition: it would not take a new one anyway.
+            Step::DefineDomain if !self.was_off => Ok(()),
+            Step::DefineDomain => define(&self.subject.instance, on).await,
+            Step::StartDomain => {
+                on.hypervisor.start(uuid, StartOptions::default()).await?;
+                await_running(on, uuid).await?;
+                Ok(())
+            }
+            Step::Record => {
+                let expected = expecting(&[TaskState::PoweringOn]);
+                self.subject.record(VmState::Active, PowerState::Running, expected, stage).await
+            }
+        }
+    }
+
+    async fn undo(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
+        match step {
+            Step::Begin | Step::PlugVifs | Step::DefineDomain => Ok(()),
+            Step::StartDomain if self.was_off => cut_power(stage.on, self.subject.uuid()?).await,
+            Step::StartDomain => Ok(()),
+            Step::Record => self.subject.unrecord(stage).await,
+        }
+    }
+
+    async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
+        self.subject.settle(ending, stage).await
+    }
+}

@@ -1,0 +1,156 @@
+//! Reboot: soft asks the guest first and falls back to hard; hard cuts the power, defines the
+//! domain anew and starts it. nova: compute/manager.py, reboot_instance
+//!
+//! libvirt numbers a domain anew at each start. The number before the reboot is written down first,
+//! so that a repeated step knows a guest that has been restarted already and leaves it alone.
+
+use serde::{Deserialize, Serialize};
+
+use super::StepResult;
+use super::domain::{define, plug_vifs};
+use super::engine::{Ending, Stage, Workflow};
+use super::instance::{Subject, await_running, cut_power, expecting, is_active, shut_down};
+use crate::hypervisor::{DomainInfo, StartOptions};
+use crate::model::state::{PowerState, TaskState, VmState};
+use crate::records::Expected;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    Soft,
+    Hard,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reboot {
+    pub subject: Subject,
+    kind: Kind,
+    /// libvirt's number of the domain before; `None`: it was off.
+    old_id: Option<u32>,
+    began: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Begin,
+    ShutDown,
+    CutPower,
+    PlugVifs,
+    DefineDomain,
+    StartDomain,
+    Record,
+}
+
+impl Reboot {
+    pub fn new(subject: Subject, kind: Kind) -> Self {
+        Self { subject, kind, old_id: None, began: false }
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether the domain that runs now is the one from before.
+    fn is_old(&self, found: Option<&DomainInfo>) -> bool {
+        is_active(found) && found.and_then(|info| info.id) == self.old_id
+    }
+
+    fn started(&self) -> TaskState {
+        match self.kind {
+            Kind::Soft => TaskState::RebootStarted,
+            Kind::Hard => TaskState::RebootStartedHard,
+        }
+    }
+
+    fn expected(&self) -> Expected {
+        use TaskState::{
+            RebootPending, RebootPendingHard, RebootStarted, RebootStartedHard, Rebooting,
+            RebootingHard,
+        };
+        expecting(&match self.kind {
+            Kind::Soft => [Rebooting, RebootPending, RebootStarted],
+            Kind::Hard => [RebootingHard, RebootPendingHard, RebootStartedHard],
+        })
+    }
+}
+
+impl Workflow for Reboot {
+    type Step = Step;
+    const NAME: &'static str = "reboot";
+    const STEPS: &'static [Step] = &[
+        Step::Begin,
+        Step::ShutDown,
+        Step::CutPower,
+        Step::PlugVifs,
+        Step::DefineDomain,
+        Step::StartDomain,
+        Step::Record,
+    ];
+    /// A button that was pressed stays pressed; from then on what helps the guest is to start it.
+    const COMMITTED_FROM: usize = 1;
+
+    async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
+        let (on, uuid) = (stage.on, self.subject.uuid()?);
+        match step {
+            Step::Begin => {
+                if !self.began {
+                    self.old_id = on.hypervisor.domain(uuid).await?.and_then(|info| info.id);
+                    self.began = true;
+                }
+                self.subject.begin(stage).await?;
+                self.subject.instance.task_state.set(Some(self.started()));
+                let expected = self.expected();
+                Ok(on.records.save(stage.context, &mut self.subject.instance, expected).await?)
+            }
+            Step::ShutDown => {
+                let found = on.hypervisor.domain(uuid).await?;
+                if self.kind == Kind::Soft && self.is_old(found.as_ref()) {
+                    let timeout = on.settings.soft_reboot_timeout;
+                    if !shut_down(on, uuid, timeout).await? {
+                        tracing::warn!(?timeout, "the guest did not shut down: rebooting it hard");
+                    }
+                }
+                Ok(())
+            }
+            Step::CutPower => {
+                let found = on.hypervisor.domain(uuid).await?;
+                if self.is_old(found.as_ref()) {
+                    cut_power(on, uuid).await?;
+                }
+                // A reboot starts from the disk, never from a saved memory.
+                if found.is_some_and(|info| info.managed_save) {
+                    on.hypervisor.drop_managed_save(uuid).await?;
+                }
+                Ok(())
+            }
+            Step::PlugVifs => plug_vifs(&self.subject.instance, on).await,
+            Step::DefineDomain => {
+                if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {
+                    define(&self.subject.instance, on).await?;
+                }
+                Ok(())
+            }
+            Step::StartDomain => {
+                on.hypervisor.start(uuid, StartOptions::default()).await?;
+                await_running(on, uuid).await?;
+                Ok(())
+            }
+            Step::Record => {
+                let after = match self.subject.vm_state_before() {
+                    Some(VmState::Rescued) => VmState::Rescued,
+                    _ => VmState::Active,
+                };
+                let expected = self.expected();
+                self.subject.record(after, PowerState::Running, expected, stage).await
+            }
+        }
+    }
+
+    async fn undo(&mut self, _step: Step, _stage: &Stage<'_>) -> StepResult {
+        // The first step changes nothing on the host; the others are not undone.
+        Ok(())
+    }
+
+    async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
+        self.subject.settle(ending, stage).await
+    }
+}

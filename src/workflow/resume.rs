@@ -1,0 +1,106 @@
+//! Resume: the guest's memory comes back from disk. nova: compute/manager.py, resume_instance
+
+use serde::{Deserialize, Serialize};
+
+use super::StepResult;
+use super::domain::plug_vifs;
+use super::engine::{Ending, Stage, Workflow};
+use super::instance::{Subject, await_running, expecting, is_active};
+use super::suspend::OLD_VM_STATE;
+use crate::hypervisor::{HypervisorError, StartOptions};
+use crate::model::state::{PowerState, TaskState, VmState};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Resume {
+    pub subject: Subject,
+    /// Whether a saved memory image was there before: an undo saves the memory again.
+    was_saved: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Begin,
+    PlugVifs,
+    StartDomain,
+    Record,
+}
+
+impl Resume {
+    pub fn new(subject: Subject) -> Self {
+        Self { subject, was_saved: false }
+    }
+
+    /// The state that suspend noted. A guest that was paused then comes back running: its saved
+    /// memory holds it paused, and it is asked to run.
+    fn vm_state_after(&self) -> VmState {
+        let metadata = self.subject.instance.system_metadata.get();
+        let old = metadata.and_then(|all| all.get(OLD_VM_STATE)).cloned().flatten();
+        match old.as_deref().and_then(VmState::parse) {
+            Some(VmState::Rescued) => VmState::Rescued,
+            _ => VmState::Active,
+        }
+    }
+}
+
+impl Workflow for Resume {
+    type Step = Step;
+    const NAME: &'static str = "resume";
+    const STEPS: &'static [Step] = &[Step::Begin, Step::PlugVifs, Step::StartDomain, Step::Record];
+
+    async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
+        let (on, uuid) = (stage.on, self.subject.uuid()?);
+        match step {
+            Step::Begin => {
+                let found = on.hypervisor.domain(uuid).await?;
+                self.was_saved |= found.is_some_and(|info| info.managed_save);
+                self.subject.begin(stage).await
+            }
+            Step::PlugVifs => plug_vifs(&self.subject.instance, on).await,
+            Step::StartDomain => {
+                on.hypervisor.start(uuid, StartOptions::default()).await?;
+                if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {
+                    await_running(on, uuid).await?;
+                }
+                on.hypervisor.unpause(uuid).await?;
+                await_running(on, uuid).await?;
+                Ok(())
+            }
+            Step::Record => {
+                let after = self.vm_state_after();
+                self.subject.instance.system_metadata.update(|metadata| {
+                    metadata.remove(OLD_VM_STATE);
+                });
+                let expected = expecting(&[TaskState::Resuming]);
+                self.subject.record(after, PowerState::Running, expected, stage).await
+            }
+        }
+    }
+
+    async fn undo(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
+        let (on, uuid) = (stage.on, self.subject.uuid()?);
+        match step {
+            Step::Begin | Step::PlugVifs => Ok(()),
+            Step::StartDomain => {
+                let found = on.hypervisor.domain(uuid).await?;
+                if self.was_saved && is_active(found.as_ref()) {
+                    return match on.hypervisor.managed_save(uuid, on.settings.save_timeout).await {
+                        Ok(()) | Err(HypervisorError::NoDomain(_)) => Ok(()),
+                        Err(error) => Err(error.into()),
+                    };
+                }
+                Ok(())
+            }
+            Step::Record => {
+                let old = VmState::Active.as_str().to_owned();
+                self.subject.instance.system_metadata.update(|metadata| {
+                    metadata.insert(OLD_VM_STATE.to_owned(), Some(old));
+                });
+                self.subject.unrecord(stage).await
+            }
+        }
+    }
+
+    async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
+        self.subject.settle(ending, stage).await
+    }
+}

@@ -1,0 +1,282 @@
+//! Spawn: from a build request to a running guest.
+//! nova: compute/manager.py, _do_build_and_run_instance; virt/libvirt/driver.py, spawn
+//!
+//! `CheckAbsent` comes before anything is made: an instance that has a domain or a directory on
+//! this host already is refused and left alone, so that no later undo can take away what this
+//! build didn't make.
+
+use serde::{Deserialize, Serialize};
+
+use super::config_drive;
+use super::domain::{GuestDisks, define_with, place_vifs};
+use super::engine::{Ending, Stage, Workflow};
+use super::instance::{Subject, await_running, cut_power, expecting, now, place_here};
+use super::{StepError, StepResult};
+use crate::hypervisor::StartOptions;
+use crate::images::cache::check_fits;
+use crate::images::{CachedImage, ImageRequest};
+use crate::model::object::ImageMeta;
+use crate::model::secret::Secret;
+use crate::model::state::{PowerState, TaskState, VmState};
+use crate::network::{RequestedNetwork, Vif};
+use crate::records::Expected;
+
+/// What a build asks for, beside the instance itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Build {
+    pub image_meta: ImageMeta,
+    pub image: ImageRequest,
+    /// For a guest that is booted without a boot loader.
+    pub kernel: Option<ImageRequest>,
+    pub ramdisk: Option<ImageRequest>,
+    pub networks: Vec<RequestedNetwork>,
+    pub admin_password: Option<Secret>,
+    /// (path in the guest, content in base64): they go on the config drive.
+    pub injected_files: Vec<(String, Secret)>,
+    /// How many of its disks would come from volumes.
+    pub from_volumes: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spawn {
+    pub subject: Subject,
+    build: Build,
+    vifs: Vec<Vif>,
+    base: Option<CachedImage>,
+    disks: GuestDisks,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Begin,
+    CheckAbsent,
+    AllocateNetwork,
+    FetchImage,
+    CreateDirectory,
+    CreateDisk,
+    CreateBootFiles,
+    CreateConfigDrive,
+    PlugVifs,
+    DefineDomain,
+    StartDomain,
+    Activate,
+}
+
+impl Spawn {
+    pub fn new(subject: Subject, build: Build) -> Self {
+        Self { subject, build, vifs: Vec::new(), base: None, disks: GuestDisks::default() }
+    }
+
+    /// Shows the user how far the build is.
+    async fn enter(&mut self, task: TaskState, stage: &Stage<'_>) -> StepResult {
+        self.subject.instance.task_state.set(Some(task));
+        Ok(stage.on.records.save(stage.context, &mut self.subject.instance, building()).await?)
+    }
+
+    fn root_gib(&self) -> u64 {
+        let flavor = self.subject.instance.flavor.get();
+        let gib = flavor.and_then(|flavor| flavor.root_gb.get()).copied().unwrap_or(0);
+        u64::try_from(gib).unwrap_or(0)
+    }
+
+    /// What isn't built is refused before anything is made, and never left out.
+    fn check_supported(&self) -> StepResult {
+        if self.build.from_volumes > 0 {
+            return Err(StepError::NotSupported("a disk from a volume"));
+        }
+        let flavor = self.subject.instance.flavor.get();
+        if flavor.is_some_and(|f| f.ephemeral_gb.get().copied().unwrap_or(0) > 0) {
+            return Err(StepError::NotSupported("an ephemeral disk"));
+        }
+        if flavor.is_some_and(|f| f.swap.get().copied().unwrap_or(0) > 0) {
+            return Err(StepError::NotSupported("a swap disk"));
+        }
+        Ok(())
+    }
+
+    fn base(&self) -> Result<&CachedImage, StepError> {
+        let missing = crate::model::object::ObjectError::Missing { class: "Spawn", field: "base" };
+        self.base.as_ref().ok_or(StepError::Object(missing))
+    }
+}
+
+/// The task states of a build, in any order: a resumed one may be ahead of its record.
+fn building() -> Expected {
+    expecting(&[
+        TaskState::Scheduling,
+        TaskState::Networking,
+        TaskState::BlockDeviceMapping,
+        TaskState::Spawning,
+    ])
+}
+
+impl Workflow for Spawn {
+    type Step = Step;
+    const NAME: &'static str = "spawn";
+    const STEPS: &'static [Step] = &[
+        Step::Begin,
+        Step::CheckAbsent,
+        Step::AllocateNetwork,
+        Step::FetchImage,
+        Step::CreateDirectory,
+        Step::CreateDisk,
+        Step::CreateBootFiles,
+        Step::CreateConfigDrive,
+        Step::PlugVifs,
+        Step::DefineDomain,
+        Step::StartDomain,
+        Step::Activate,
+    ];
+
+    async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
+        let (on, uuid) = (stage.on, self.subject.uuid()?);
+        let report = |done, total| stage.running.progress(done, total);
+        match step {
+            Step::Begin => {
+                self.subject.begin(stage).await?;
+                let instance = &mut self.subject.instance;
+                instance.vm_state.set(Some(VmState::Building));
+                instance.task_state.set(None);
+                place_here(instance, on);
+                Ok(on.records.save(stage.context, instance, building()).await?)
+            }
+            Step::CheckAbsent => {
+                self.check_supported()?;
+                let there = |what| Err(StepError::AlreadyThere { uuid, what });
+                if on.hypervisor.domain(uuid).await?.is_some() {
+                    return there("a domain");
+                }
+                if on.images.has_directory(uuid).await? {
+                    return there("a directory");
+                }
+                Ok(())
+            }
+            Step::AllocateNetwork => {
+                self.enter(TaskState::Networking, stage).await?;
+                let networks = &self.build.networks;
+                self.vifs = on.network.allocate(stage.context, uuid, networks).await?;
+                place_vifs(&mut self.subject.instance, &self.vifs);
+                let instance = &mut self.subject.instance;
+                Ok(on.records.save(stage.context, instance, building()).await?)
+            }
+            Step::FetchImage => {
+                self.enter(TaskState::Spawning, stage).await?;
+                let base = on.images.cache(&self.build.image, &report).await?;
+                check_fits(&base, self.root_gib())?;
+                self.base = Some(base);
+                for image in self.build.kernel.iter().chain(&self.build.ramdisk) {
+                    on.images.cache(image, &report).await?;
+                }
+                Ok(())
+            }
+            Step::CreateDirectory => {
+                on.images.create_directory(uuid).await?;
+                Ok(())
+            }
+            Step::CreateDisk => {
+                let size_gib = self.root_gib();
+                self.disks.root = Some(on.images.create_root(uuid, self.base()?, size_gib).await?);
+                Ok(())
+            }
+            Step::CreateBootFiles => {
+                for (image, name) in
+                    [(self.build.kernel.clone(), "kernel"), (self.build.ramdisk.clone(), "ramdisk")]
+                {
+                    let Some(image) = image else { continue };
+                    let cached = on.images.cache(&image, &report).await?;
+                    let path = on.images.create_boot_file(uuid, &cached, name).await?;
+                    self.disks.boot_file(name, path);
+                }
+                Ok(())
+            }
+            Step::CreateConfigDrive => {
+                let instance = &mut self.subject.instance;
+                if config_drive::is_wanted(instance, &self.build.image_meta, &on.settings) {
+                    instance.config_drive.set(Some("True".to_owned()));
+                    let files =
+                        config_drive::files(instance, &self.build, &self.vifs, &on.settings)?;
+                    let disk = on.images.create_config_drive(uuid, &files).await?;
+                    self.disks.config_drive = Some(disk);
+                }
+                Ok(())
+            }
+            Step::PlugVifs => {
+                for vif in &self.vifs {
+                    on.network.plug(uuid, vif).await?;
+                }
+                Ok(())
+            }
+            Step::DefineDomain => {
+                let instance = &self.subject.instance;
+                define_with(instance, &self.build.image_meta, &self.disks, &self.vifs, on).await
+            }
+            Step::StartDomain => {
+                on.hypervisor.start(uuid, StartOptions::default()).await?;
+                await_running(on, uuid).await?;
+                Ok(())
+            }
+            Step::Activate => {
+                self.subject.instance.launched_at.set(now());
+                self.subject.record(VmState::Active, PowerState::Running, building(), stage).await
+            }
+        }
+    }
+
+    async fn undo(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
+        let (on, uuid) = (stage.on, self.subject.uuid()?);
+        match step {
+            Step::Begin | Step::CheckAbsent | Step::FetchImage => Ok(()),
+            Step::AllocateNetwork => {
+                on.network.deallocate(stage.context, uuid, &self.vifs).await?;
+                self.vifs.clear();
+                place_vifs(&mut self.subject.instance, &[]);
+                Ok(())
+            }
+            Step::CreateDirectory => Ok(on.images.remove_directory(uuid).await?),
+            // They lie in the directory, which goes next.
+            Step::CreateDisk | Step::CreateBootFiles | Step::CreateConfigDrive => Ok(()),
+            Step::PlugVifs => {
+                for vif in &self.vifs {
+                    on.network.unplug(uuid, vif).await?;
+                }
+                Ok(())
+            }
+            Step::DefineDomain => Ok(on.hypervisor.undefine(uuid).await?),
+            Step::StartDomain => cut_power(on, uuid).await,
+            Step::Activate => Ok(()),
+        }
+    }
+
+    async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
+        let failure = match ending {
+            Ending::Done => return self.subject.settle(ending, stage).await,
+            Ending::Stuck(failure) => failure,
+            Ending::Undone(failure) => {
+                // Nothing of it is left here.
+                let instance = &mut self.subject.instance;
+                instance.host.set(None);
+                instance.node.set(None);
+                instance.launched_on.set(None);
+                failure
+            }
+        };
+        let instance = &mut self.subject.instance;
+        if failure.cancelled {
+            // The delete that follows owns the states.
+            let (uuid, event) = (self.subject.uuid()?, &self.subject.event);
+            let failed = Some((failure.message.as_str(), ""));
+            return Ok(on_records(stage)
+                .event_finished(stage.context, uuid, event, failed)
+                .await?);
+        }
+        instance.vm_state.set(Some(VmState::Error));
+        instance.task_state.set(None);
+        instance.power_state.set(Some(PowerState::NoState.number()));
+        on_records(stage).save(stage.context, instance, Expected::Any).await?;
+        self.subject.fault(failure, stage).await
+    }
+}
+
+fn on_records<'a>(stage: &Stage<'a>) -> &'a dyn crate::records::Records {
+    stage.on.records.as_ref()
+}

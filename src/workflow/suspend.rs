@@ -1,0 +1,98 @@
+//! Suspend: the guest's memory goes to disk (libvirt's managed save) and the domain stops.
+//! nova: compute/manager.py, suspend_instance
+
+use serde::{Deserialize, Serialize};
+
+use super::StepResult;
+use super::engine::{Ending, Stage, Workflow};
+use super::instance::{Subject, await_domain, expecting, is_active};
+use crate::hypervisor::StartOptions;
+use crate::model::state::{PowerState, TaskState, VmState};
+
+/// Where nova keeps the state to go back to.
+pub const OLD_VM_STATE: &str = "old_vm_state";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Suspend {
+    pub subject: Subject,
+    /// The power state before: an undo goes back to it.
+    power_state: Option<PowerState>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Begin,
+    SaveMemory,
+    Record,
+}
+
+impl Suspend {
+    pub fn new(subject: Subject) -> Self {
+        Self { subject, power_state: None }
+    }
+}
+
+impl Workflow for Suspend {
+    type Step = Step;
+    const NAME: &'static str = "suspend";
+    const STEPS: &'static [Step] = &[Step::Begin, Step::SaveMemory, Step::Record];
+
+    async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
+        let (on, uuid) = (stage.on, self.subject.uuid()?);
+        match step {
+            Step::Begin => {
+                if self.power_state.is_none() {
+                    let found = on.hypervisor.domain(uuid).await?;
+                    self.power_state = found.map(|info| info.power_state);
+                }
+                self.subject.begin(stage).await
+            }
+            Step::SaveMemory => {
+                on.hypervisor.managed_save(uuid, on.settings.save_timeout).await?;
+                await_domain(on, uuid, "saved", on.settings.state_timeout, |found| {
+                    found.is_some_and(|info| info.managed_save && !is_active(Some(info)))
+                })
+                .await?;
+                Ok(())
+            }
+            Step::Record => {
+                let old = self.subject.vm_state_before().map(|state| state.as_str().to_owned());
+                self.subject.instance.system_metadata.update(|metadata| {
+                    metadata.insert(OLD_VM_STATE.to_owned(), old);
+                });
+                let expected = expecting(&[TaskState::Suspending]);
+                self.subject
+                    .record(VmState::Suspended, PowerState::Suspended, expected, stage)
+                    .await
+            }
+        }
+    }
+
+    async fn undo(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
+        let (on, uuid) = (stage.on, self.subject.uuid()?);
+        match step {
+            Step::Begin => Ok(()),
+            Step::SaveMemory => {
+                let found = on.hypervisor.domain(uuid).await?;
+                let saved = found.is_some_and(|info| info.managed_save);
+                if saved {
+                    // The image holds the guest's memory: it is restored, never dropped.
+                    let paused = self.power_state == Some(PowerState::Paused);
+                    let options = StartOptions { paused, force_boot: false };
+                    on.hypervisor.start(uuid, options).await?;
+                }
+                Ok(())
+            }
+            Step::Record => {
+                self.subject.instance.system_metadata.update(|metadata| {
+                    metadata.remove(OLD_VM_STATE);
+                });
+                self.subject.unrecord(stage).await
+            }
+        }
+    }
+
+    async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
+        self.subject.settle(ending, stage).await
+    }
+}

@@ -1,0 +1,267 @@
+//! A world of fakes for the engine tests: what a host looks like before and after a workflow.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::any::AnyRecord;
+use super::board::Running;
+use super::engine::{Controls, Workflow};
+use super::instance::Subject;
+use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
+use super::spawn::{Build, Spawn};
+use super::{Backends, Settings, StepError};
+use crate::hypervisor::Hypervisor;
+use crate::hypervisor::fake::FakeHypervisor;
+use crate::images::ImageRequest;
+use crate::images::fake::FakeImages;
+use crate::model::context::RequestContext;
+use crate::model::object::{Flavor, ImageMeta, Instance};
+use crate::model::state::{TaskState, VmState};
+use crate::model::time::Timestamp;
+use crate::network::RequestedNetwork;
+use crate::network::fake::FakeNetwork;
+use crate::records::fake::FakeRecords;
+use crate::records::{Records, history::History};
+
+/// The one instance of these tests.
+pub const UUID: Uuid = Uuid::from_u128(0x24ef_2f14_daa6_42b1_b7fa_7136_169b_5f1c);
+
+/// A host of fakes.
+pub struct World {
+    pub hypervisor: Arc<FakeHypervisor>,
+    pub images: Arc<FakeImages>,
+    pub network: Arc<FakeNetwork>,
+    pub records: Arc<FakeRecords>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self {
+            hypervisor: Arc::new(FakeHypervisor::new("node1")),
+            images: Arc::new(FakeImages::default()),
+            network: Arc::new(FakeNetwork::new()),
+            records: Arc::new(FakeRecords::new("host1")),
+        }
+    }
+
+    /// A world whose instance runs.
+    pub async fn with_guest() -> Self {
+        let world = Self::new();
+        let mut record = world.record(spawn()).await;
+        world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+        assert_eq!(record.head.phase, Phase::Done, "{:?}", record.head.failure);
+        world
+    }
+
+    pub fn backends(&self) -> Backends {
+        Backends {
+            hypervisor: self.hypervisor.clone(),
+            images: self.images.clone(),
+            network: self.network.clone(),
+            records: self.records.clone(),
+            settings: Arc::new(Settings::example()),
+        }
+    }
+
+    /// A record of `workflow` on the instance as it is on record now.
+    pub async fn record<W: Workflow + HasSubject>(&self, mut workflow: W) -> Record<W> {
+        let context = RequestContext::admin();
+        let sent = workflow.subject().instance.clone();
+        workflow.subject().instance = self.records.receive(&context, sent).await.unwrap();
+        Record::queued(format!("{}", Uuid::new_v4()), UUID, context, workflow)
+    }
+
+    pub async fn run<W: Workflow>(
+        &self,
+        record: &mut Record<W>,
+        journal: &dyn Journal,
+    ) -> Result<Option<StepError>, JournalError> {
+        let running = Running::detached();
+        let on = self.backends();
+        super::engine::run(record, journal, &on, &running, &Controls::default()).await
+    }
+
+    /// Everything of the instance on this host, and what its record says.
+    pub async fn state(&self) -> Value {
+        let domain = self.hypervisor.domain(UUID).await.unwrap();
+        let domain = domain.map(|d| json!([d.power_state.name(), d.managed_save, d.id.is_some()]));
+        let records: Vec<_> = self.records.all();
+        let record = records.first().map(|instance| {
+            json!([
+                instance.vm_state.value().map(|s| s.as_str()),
+                instance.task_state.value().map(|s| s.as_str()),
+                instance.power_state.value(),
+                instance.host.value(),
+                instance.deleted.get(),
+                instance.system_metadata.get(),
+            ])
+        });
+        json!({
+            "domain": domain,
+            "directories": self.images.directories(),
+            "allocated": self.network.allocated().values().map(Vec::len).sum::<usize>(),
+            "plugged": self.network.plugged().len(),
+            "record": record,
+        })
+    }
+
+    /// What a failed build has left behind, the record aside.
+    pub async fn leftovers(&self) -> Vec<String> {
+        let state = self.state().await;
+        let empty = [
+            ("domain", json!(null)),
+            ("directories", json!([])),
+            ("allocated", json!(0)),
+            ("plugged", json!(0)),
+        ];
+        let left = empty.iter().filter(|(key, nothing)| state[key] != *nothing);
+        left.map(|(key, _)| format!("{key}: {}", state[key])).collect()
+    }
+
+    pub async fn faults(&self) -> usize {
+        self.records.faults(UUID).await.unwrap().len()
+    }
+}
+
+/// What the tests need of a workflow beside its steps.
+pub trait HasSubject {
+    fn subject(&mut self) -> &mut Subject;
+}
+
+/// An instance as nova-api sends it, with the task state it has set.
+pub fn instance(task_state: Option<TaskState>) -> Instance {
+    let mut flavor = Flavor::default();
+    flavor.id.load(Some(1));
+    flavor.name.load(Some(Some("tiny".into())));
+    flavor.flavorid.load(Some("tiny".into()));
+    flavor.memory_mb.load(Some(128));
+    flavor.vcpus.load(Some(1));
+    flavor.root_gb.load(Some(1));
+    flavor.ephemeral_gb.load(Some(0));
+    flavor.swap.load(Some(0));
+    flavor.extra_specs.load(Some(Default::default()));
+    let mut instance = Instance::default();
+    instance.uuid.load(Some(UUID));
+    instance.id.load(Some(13));
+    instance.display_name.load(Some(Some("sc".into())));
+    instance.hostname.load(Some(Some("sc".into())));
+    instance.project_id.load(Some(Some("p".into())));
+    instance.user_id.load(Some(Some("u".into())));
+    instance.launch_index.load(Some(Some(0)));
+    instance.vm_state.load(Some(Some(VmState::Building)));
+    instance.task_state.load(Some(task_state));
+    instance.power_state.load(Some(Some(0)));
+    instance.config_drive.load(Some(Some("True".into())));
+    instance.metadata.load(Some(Default::default()));
+    instance.system_metadata.load(Some(Default::default()));
+    instance.flavor.load(Some(flavor));
+    instance.created_at.load(Some(Some(Timestamp::from_second(1_795_216_180))));
+    instance
+}
+
+pub fn subject(task_state: TaskState, method: &str) -> Subject {
+    Subject::new(instance(Some(task_state)), method)
+}
+
+/// A build that uses every step.
+pub fn spawn() -> Spawn {
+    let image = |id: &str| ImageRequest {
+        id: id.to_owned(),
+        url: Some(format!("file:///images/{id}")),
+        disk_format: None,
+        checksums: Vec::new(),
+        size: None,
+    };
+    let build = Build {
+        image_meta: ImageMeta::from_image_dict(&json!({
+            "id": "9ac5fd6a-073c-423e-8bb6-9593064b906d", "status": "active", "properties": {},
+        }))
+        .unwrap(),
+        image: image("9ac5fd6a-073c-423e-8bb6-9593064b906d"),
+        kernel: Some(image("kernel")),
+        ramdisk: Some(image("ramdisk")),
+        networks: vec![RequestedNetwork {
+            network_id: Some("bridge:br0".to_owned()),
+            ..RequestedNetwork::default()
+        }],
+        admin_password: None,
+        injected_files: Vec::new(),
+        from_volumes: 0,
+    };
+    Spawn::new(subject(TaskState::Scheduling, "_do_build_and_run_instance"), build)
+}
+
+/// A journal in memory that can break at a given write, as a crash would.
+#[derive(Default)]
+pub struct MemoryJournal {
+    records: Mutex<Vec<Stored>>,
+    writes: Mutex<usize>,
+    break_at: Option<usize>,
+}
+
+impl MemoryJournal {
+    /// Breaks at write number `write`, counted from 0: it doesn't reach the disk.
+    pub fn breaking_at(write: usize) -> Self {
+        Self { break_at: Some(write), ..Self::default() }
+    }
+
+    pub fn writes(&self) -> usize {
+        *self.writes.lock().unwrap()
+    }
+
+    /// What a restarted agent finds.
+    pub fn found(&self) -> Option<AnyRecord> {
+        let stored = self.records.lock().unwrap().first().cloned()?;
+        Some(AnyRecord::open(stored).unwrap())
+    }
+}
+
+#[async_trait]
+impl Journal for MemoryJournal {
+    async fn add(&self, head: &Head, body: &[u8]) -> Result<bool, JournalError> {
+        let stored = Stored { head: head.clone(), body: body.to_vec() };
+        self.records.lock().unwrap().push(stored);
+        Ok(true)
+    }
+
+    async fn write(&self, head: &Head, body: &[u8]) -> Result<(), JournalError> {
+        let mut writes = self.writes.lock().unwrap();
+        let number = *writes;
+        *writes += 1;
+        if self.break_at.is_some_and(|at| number >= at) {
+            let message = "told to break".to_owned();
+            return Err(JournalError::Storage {
+                path: String::new(),
+                operation: "written",
+                message,
+            });
+        }
+        let mut records = self.records.lock().unwrap();
+        records.retain(|stored| stored.head.id != head.id);
+        records.push(Stored { head: head.clone(), body: body.to_vec() });
+        Ok(())
+    }
+
+    async fn unsettled(&self) -> Result<Vec<Stored>, JournalError> {
+        Ok(self.records.lock().unwrap().iter().filter(|r| !r.head.settled).cloned().collect())
+    }
+
+    async fn stuck(&self) -> Result<Vec<Head>, JournalError> {
+        let records = self.records.lock().unwrap();
+        let stuck = records.iter().filter(|r| r.head.phase == Phase::Stuck);
+        Ok(stuck.map(|stored| stored.head.clone()).collect())
+    }
+
+    async fn forget_stuck(&self, instance: Uuid) -> Result<(), JournalError> {
+        let gone = |r: &Stored| r.head.phase == Phase::Stuck && r.head.instance_uuid == instance;
+        self.records.lock().unwrap().retain(|stored| !gone(stored));
+        Ok(())
+    }
+
+    async fn prune(&self, _before: Timestamp) -> Result<usize, JournalError> {
+        Ok(0)
+    }
+}
