@@ -2,6 +2,8 @@
 
 pub mod class;
 pub mod context;
+pub mod image;
+pub mod network;
 pub mod object;
 pub mod secret;
 pub mod state;

@@ -1,11 +1,5 @@
 //! An instance's states and nova's spellings of them. nova: compute/{vm_states,task_states,power_state}.py
 
-use std::fmt;
-
-use serde_json::Value;
-
-use crate::model::object::codec::{FieldType, ObjectError};
-
 /// An enum with one wire spelling for each variant. nova's spellings follow no single rule.
 macro_rules! spelt {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),* $(,)? }) => {
@@ -26,24 +20,27 @@ macro_rules! spelt {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
 
-        impl FieldType for $name {
-            fn decode(value: &Value) -> Result<Self, ObjectError> {
+        impl $crate::model::object::codec::FieldType for $name {
+            fn decode(
+                value: &serde_json::Value,
+            ) -> Result<Self, $crate::model::object::codec::ObjectError> {
                 value.as_str().and_then(Self::parse)
-                    .ok_or_else(|| ObjectError::wrong_type(concat!("a ", stringify!($name)), value))
+                    .ok_or_else(|| $crate::model::object::codec::ObjectError::wrong_type(concat!("a ", stringify!($name)), value))
             }
 
-            fn encode(&self) -> Value {
-                Value::from(self.as_str())
+            fn encode(&self) -> serde_json::Value {
+                serde_json::Value::from(self.as_str())
             }
         }
     };
 }
+pub(crate) use spelt;
 
 spelt! {
     /// The stable state of an instance.

@@ -6,28 +6,35 @@
 //!
 //! Rules (oslo.versionedobjects 3.x, base.py): a field that is absent is *unset*, which is not
 //! `null`; a receiver takes its own major version only. Unlike oslo, any newer minor is taken.
+//! The types that a field may have are in `field_types.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fmt::Debug;
 
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
+
+pub use super::field_types::{FieldType, FlexibleBoolean};
 
 /// Why a primitive can't be decoded. `path` leads from the outermost object to the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectError {
     /// Another class than the one that belongs here.
-    #[error("{path}: expected an object {expected}, found {found}")]
+    #[error("{}expected an object {expected}, found {found}", lead(path))]
     WrongClass { path: String, expected: &'static str, found: String },
     /// Another major version: its meaning is unknown. nova: `IncompatibleObjectVersion`.
     #[error("version {found} of {class} is not supported, supported version is {supported}")]
     IncompatibleVersion { class: &'static str, found: String, supported: &'static str },
     /// A value of another type, or not one of the enum's.
-    #[error("{path}: expected {expected}, found {found}")]
+    #[error("{}expected {expected}, found {found}", lead(path))]
     WrongType { path: String, expected: &'static str, found: String },
     /// The object lacks a field that the caller can't do without.
     #[error("{class} has no {field}")]
     Missing { class: &'static str, field: &'static str },
+}
+
+fn lead(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("{path}: ") }
 }
 
 impl ObjectError {
@@ -38,20 +45,31 @@ impl ObjectError {
     /// Puts `step` before the path: called once for each level on the way out.
     #[must_use]
     pub fn within(self, step: &str) -> Self {
-        let lead = |path: String| match path.is_empty() {
-            true => step.to_owned(),
-            false => format!("{step}.{path}"),
+        let longer = |path: String| match path.is_empty() {
+            true => clip(step),
+            false => format!("{}.{path}", clip(step)),
         };
         match self {
             Self::WrongClass { path, expected, found } => {
-                Self::WrongClass { path: lead(path), expected, found }
+                Self::WrongClass { path: longer(path), expected, found }
             }
             Self::WrongType { path, expected, found } => {
-                Self::WrongType { path: lead(path), expected, found }
+                Self::WrongType { path: longer(path), expected, found }
             }
             other => other,
         }
     }
+}
+
+/// Keeps a name out of a message readable: it becomes part of an error and of a log line.
+fn clip(name: &str) -> String {
+    const LONGEST: usize = 64;
+    let clean = name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    let mut kept: String = clean.take(LONGEST).collect();
+    if name.chars().nth(LONGEST).is_some() {
+        kept.push('…');
+    }
+    kept
 }
 
 /// Names a JSON value's kind, never its content: it may be a secret.
@@ -122,6 +140,30 @@ impl<T> Field<T> {
     pub fn load(&mut self, value: Option<T>) {
         *self = Self { value, changed: false };
     }
+
+    /// The value itself, or `None` when unset.
+    pub fn into_inner(self) -> Option<T> {
+        self.value
+    }
+}
+
+impl<T: FieldType> Field<T> {
+    /// Whether the field `name` was changed, or holds an object that was. Of plain lists of objects
+    /// only `objects`, a list class's own, looks into its elements, as in oslo's base.py.
+    #[doc(hidden)]
+    pub fn differs(&self, name: &str) -> bool {
+        let within = |value: &T| value.is_dirty() || name == "objects" && value.has_dirty_element();
+        self.changed || self.value.as_ref().is_some_and(within)
+    }
+
+    /// Marks the field, and what it holds, as saved.
+    #[doc(hidden)]
+    pub fn forget(&mut self) {
+        self.changed = false;
+        if let Some(value) = &mut self.value {
+            value.forget_changes();
+        }
+    }
 }
 
 impl<T> Field<Option<T>> {
@@ -131,8 +173,29 @@ impl<T> Field<Option<T>> {
     }
 }
 
+impl Field<String> {
+    /// The text, or `None` when unset.
+    pub fn text(&self) -> Option<&str> {
+        self.value.as_deref()
+    }
+}
+
+impl Field<Option<String>> {
+    /// The text; `None` for both null and unset.
+    pub fn text(&self) -> Option<&str> {
+        self.value().map(String::as_str)
+    }
+}
+
+impl Field<FlexibleBoolean> {
+    /// Whether it is set to true.
+    pub fn is_true(&self) -> bool {
+        self.value.as_ref().is_some_and(FlexibleBoolean::is_true)
+    }
+}
+
 /// What a versioned object keeps beside its fields, so that it can be sent back as it came.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct Extra {
     /// The version it came with; `None` for one made here, which goes out at the class's own.
     pub version: Option<String>,
@@ -141,6 +204,20 @@ pub struct Extra {
     /// Names of unknown fields that the sender marked as changed.
     pub unknown_changes: BTreeSet<String>,
 }
+
+/// Prints the names of unknown fields, never their values: one may be a secret of a newer nova.
+impl Debug for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extra")
+            .field("version", &self.version)
+            .field("unknown", &self.unknown.keys().collect::<Vec<_>>())
+            .field("unknown_changes", &self.unknown_changes)
+            .finish()
+    }
+}
+
+/// Classes and their versions: the manifest of an indirection call.
+pub type Versions = BTreeMap<&'static str, &'static str>;
 
 /// A class of versioned objects.
 pub trait VersionedObject: Sized + Debug {
@@ -155,141 +232,37 @@ pub trait VersionedObject: Sized + Debug {
 
     fn to_primitive(&self) -> Value;
 
-    /// Field names and nested class versions, for the manifest of an indirection call.
+    /// The names of the class's fields, as they are spelt on the wire.
     fn field_names() -> &'static [&'static str];
 
-    /// Names of the fields that differ from the saved record.
+    /// Names of the fields that differ from the saved record: those marked as changed, and those
+    /// that hold an object which has changed itself. oslo: `obj_what_changed`.
     fn what_changed(&self) -> BTreeSet<String>;
 
-    /// Marks every field as saved.
+    /// Marks every field as saved, those of nested objects too.
     fn reset_changes(&mut self);
-}
 
-/// The type of a field: how it is spelt on the wire.
-pub trait FieldType: Sized {
+    /// Takes one field's value from the record: set, not changed. A field that this build doesn't
+    /// know is kept.
+    ///
     /// # Errors
-    /// [`ObjectError`] when `value` isn't of this type.
-    fn decode(value: &Value) -> Result<Self, ObjectError>;
+    /// [`ObjectError`] when the value isn't of the field's type; the field stays as it was.
+    fn load_field(&mut self, name: &str, value: &Value) -> Result<(), ObjectError>;
 
-    fn encode(&self) -> Value;
+    /// Says which of the object's own fields differ from the saved record; nested objects keep
+    /// their marks.
+    fn set_changes(&mut self, changes: BTreeSet<String>);
+
+    /// Adds the class and every class that its fields lead to. oslo: `obj_tree_get_versions`.
+    fn collect_versions(into: &mut Versions);
 }
 
-impl FieldType for String {
-    fn decode(value: &Value) -> Result<Self, ObjectError> {
-        value.as_str().map(str::to_owned).ok_or_else(|| ObjectError::wrong_type("a string", value))
-    }
-
-    fn encode(&self) -> Value {
-        json!(self)
-    }
-}
-
-impl FieldType for i64 {
-    fn decode(value: &Value) -> Result<Self, ObjectError> {
-        value.as_i64().ok_or_else(|| ObjectError::wrong_type("an integer", value))
-    }
-
-    fn encode(&self) -> Value {
-        json!(self)
-    }
-}
-
-/// A float keeps the spelling it came with: `1` stays `1`, `1.0` stays `1.0`.
-impl FieldType for serde_json::Number {
-    fn decode(value: &Value) -> Result<Self, ObjectError> {
-        match value {
-            Value::Number(number) => Ok(number.clone()),
-            other => Err(ObjectError::wrong_type("a number", other)),
-        }
-    }
-
-    fn encode(&self) -> Value {
-        Value::Number(self.clone())
-    }
-}
-
-impl FieldType for bool {
-    fn decode(value: &Value) -> Result<Self, ObjectError> {
-        value.as_bool().ok_or_else(|| ObjectError::wrong_type("a boolean", value))
-    }
-
-    fn encode(&self) -> Value {
-        json!(self)
-    }
-}
-
-impl FieldType for Uuid {
-    fn decode(value: &Value) -> Result<Self, ObjectError> {
-        value
-            .as_str()
-            .and_then(|text| Uuid::parse_str(text).ok())
-            .ok_or_else(|| ObjectError::wrong_type("a UUID", value))
-    }
-
-    fn encode(&self) -> Value {
-        json!(self.hyphenated().to_string())
-    }
-}
-
-impl<T: FieldType> FieldType for Option<T> {
-    fn decode(value: &Value) -> Result<Self, ObjectError> {
-        match value {
-            Value::Null => Ok(None),
-            value => T::decode(value).map(Some),
-        }
-    }
-
-    fn encode(&self) -> Value {
-        self.as_ref().map_or(Value::Null, T::encode)
-    }
-}
-
-impl<T: FieldType> FieldType for Box<T> {
-    fn decode(value: &Value) -> Result<Self, ObjectError> {
-        T::decode(value).map(Self::new)
-    }
-
-    fn encode(&self) -> Value {
-        T::encode(self)
-    }
-}
-
-impl<T: FieldType> FieldType for Vec<T> {
-    fn decode(value: &Value) -> Result<Self, ObjectError> {
-        let items = value.as_array().ok_or_else(|| ObjectError::wrong_type("a list", value))?;
-        let decode = |(i, item)| T::decode(item).map_err(|e| e.within(&format!("[{i}]")));
-        items.iter().enumerate().map(decode).collect()
-    }
-
-    fn encode(&self) -> Value {
-        self.iter().map(T::encode).collect()
-    }
-}
-
-/// Dict fields. Their keys are always strings on the wire.
-impl<T: FieldType> FieldType for BTreeMap<String, T> {
-    fn decode(value: &Value) -> Result<Self, ObjectError> {
-        let items = value.as_object().ok_or_else(|| ObjectError::wrong_type("a dict", value))?;
-        let decode = |(key, item): (&String, _)| {
-            Ok((key.clone(), T::decode(item).map_err(|e: ObjectError| e.within(key))?))
-        };
-        items.iter().map(decode).collect()
-    }
-
-    fn encode(&self) -> Value {
-        Value::Object(self.iter().map(|(key, item)| (key.clone(), item.encode())).collect())
-    }
-}
-
-/// Set fields: a list on the wire, in any order.
-impl<T: FieldType + Ord> FieldType for BTreeSet<T> {
-    fn decode(value: &Value) -> Result<Self, ObjectError> {
-        Ok(Vec::<T>::decode(value)?.into_iter().collect())
-    }
-
-    fn encode(&self) -> Value {
-        self.iter().map(T::encode).collect()
-    }
+/// The `object_versions` of an indirection call: `T` and every class that its fields lead to, at the
+/// versions that this build reads. The conductor answers with nothing newer.
+pub fn manifest<T: VersionedObject>() -> Versions {
+    let mut versions = Versions::new();
+    T::collect_versions(&mut versions);
+    versions
 }
 
 /// Opens a primitive: checks class and major version, and hands out its data and changes.
@@ -304,17 +277,24 @@ pub fn open<'a>(
     let wrong = |found: &str| ObjectError::WrongClass {
         path: String::new(),
         expected: class,
-        found: found.to_owned(),
+        found: clip(found),
     };
     let name = primitive.get("nova_object.name").and_then(Value::as_str);
     let name = name.ok_or_else(|| wrong(&kind(primitive)))?;
     if name != class {
         return Err(wrong(name));
     }
+    let namespace = primitive.get("nova_object.namespace").unwrap_or(&Value::Null);
+    if !matches!(namespace.as_str(), Some("nova") | None) {
+        return Err(wrong("an object of another namespace"));
+    }
     let version = primitive.get("nova_object.version").and_then(Value::as_str).unwrap_or("1.0");
-    let major = |version: &str| version.split('.').next().map(str::to_owned);
-    if major(version) != major(supported) {
-        let found = version.to_owned();
+    let numbers = |version: &str| -> Option<Vec<u32>> {
+        version.split('.').map(|part| part.parse().ok()).collect()
+    };
+    let major = |version: &str| numbers(version)?.first().copied();
+    if major(version).is_none() || major(version) != major(supported) {
+        let found = clip(version);
         return Err(ObjectError::IncompatibleVersion { class, found, supported });
     }
     let data = primitive.get("nova_object.data").and_then(Value::as_object);
@@ -345,8 +325,22 @@ pub fn close(
 }
 
 /// A nested object of a class that depends on the case (a base class with subclasses): kept whole.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct AnyObject(pub Value);
+
+impl AnyObject {
+    /// The class's name on the wire.
+    pub fn name(&self) -> &str {
+        self.0.get("nova_object.name").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// Prints the class only: the object is another's.
+impl Debug for AnyObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AnyObject({:?})", self.name())
+    }
+}
 
 impl FieldType for AnyObject {
     fn decode(value: &Value) -> Result<Self, ObjectError> {
@@ -361,18 +355,34 @@ impl FieldType for AnyObject {
     }
 }
 
-/// Declares a class of versioned objects: a struct whose fields are [`Field`]s.
+/// The name of a field on the wire: its own, unless that is a word of Rust's.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! wire_name {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $wire:literal) => {
+        $wire
+    };
+}
+
+/// Declares a class of versioned objects: a struct whose fields are [`Field`]s. A field whose wire
+/// name is a word of Rust's gives it as a literal: `kind = "type": String`.
 #[macro_export]
 macro_rules! versioned_object {
-    ($(#[$doc:meta])* $class:ident $version:literal { $($field:ident: $type:ty),* $(,)? }) => {
+    ($(#[$doc:meta])* $class:ident $version:literal {
+        $($(#[$field_doc:meta])* $field:ident $(= $wire:literal)?: $type:ty),* $(,)?
+    }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Default)]
         pub struct $class {
-            $(pub $field: $crate::model::object::codec::Field<$type>,)*
+            $($(#[$field_doc])* pub $field: $crate::model::object::codec::Field<$type>,)*
             /// What came along and isn't a field of this build.
             pub extra: $crate::model::object::codec::Extra,
         }
 
+        #[allow(unused_mut, unused_variables, reason = "a class may have no fields")]
         impl $crate::model::object::codec::VersionedObject for $class {
             const NAME: &'static str = stringify!($class);
             const VERSION: &'static str = $version;
@@ -380,52 +390,75 @@ macro_rules! versioned_object {
             fn from_primitive(
                 primitive: &serde_json::Value,
             ) -> Result<Self, $crate::model::object::codec::ObjectError> {
-                use $crate::model::object::codec::{FieldType, open};
-                #[allow(unused_mut, reason = "a class without fields changes nothing")]
-                let (version, data, mut changes) = open(Self::NAME, Self::VERSION, primitive)?;
+                let (version, data, changes) = $crate::model::object::codec::open(Self::NAME, Self::VERSION, primitive)?;
                 let mut object = Self::default();
                 object.extra.version = Some(version);
                 for (name, value) in data {
-                    match name.as_str() {
-                        $(stringify!($field) => {
-                            let value = <$type as FieldType>::decode(value)
-                                .map_err(|e| e.within(concat!(stringify!($class), ".", stringify!($field))))?;
-                            object.$field.load(Some(value));
-                            object.$field.mark(changes.remove(stringify!($field)));
-                        })*
-                        _ => { object.extra.unknown.insert(name.clone(), value.clone()); }
-                    }
+                    object.load_field(name, value)?;
                 }
-                object.extra.unknown_changes = changes;
+                object.set_changes(changes);
                 Ok(object)
             }
 
             fn to_primitive(&self) -> serde_json::Value {
-                use $crate::model::object::codec::{FieldType, close};
                 let mut data = self.extra.unknown.clone();
                 $(if let Some(value) = self.$field.get() {
-                    data.insert(stringify!($field).into(), FieldType::encode(value));
+                    data.insert(
+                        $crate::wire_name!($field $($wire)?).into(),
+                        $crate::model::object::codec::FieldType::encode(value),
+                    );
                 })*
                 let version = self.extra.version.as_deref().unwrap_or(Self::VERSION);
-                close(Self::NAME, version, data, self.what_changed())
+                $crate::model::object::codec::close(Self::NAME, version, data, self.what_changed())
             }
 
             fn field_names() -> &'static [&'static str] {
-                &[$(stringify!($field)),*]
+                &[$($crate::wire_name!($field $($wire)?)),*]
             }
 
             fn what_changed(&self) -> std::collections::BTreeSet<String> {
-                #[allow(unused_mut, reason = "a class without fields changes nothing")]
                 let mut changes = self.extra.unknown_changes.clone();
-                $(if self.$field.is_changed() {
-                    changes.insert(stringify!($field).into());
+                $(if self.$field.differs($crate::wire_name!($field $($wire)?)) {
+                    changes.insert($crate::wire_name!($field $($wire)?).into());
                 })*
                 changes
             }
 
             fn reset_changes(&mut self) {
-                $(self.$field.mark(false);)*
+                $(self.$field.forget();)*
                 self.extra.unknown_changes.clear();
+            }
+
+            fn load_field(
+                &mut self,
+                name: &str,
+                value: &serde_json::Value,
+            ) -> Result<(), $crate::model::object::codec::ObjectError> {
+                match name {
+                    $($crate::wire_name!($field $($wire)?) => {
+                        let value =
+                            <$type as $crate::model::object::codec::FieldType>::decode(value);
+                        let value = value.map_err(|e| {
+                            e.within(concat!(
+                                stringify!($class), ".", $crate::wire_name!($field $($wire)?)
+                            ))
+                        })?;
+                        self.$field.load(Some(value));
+                    })*
+                    _ => { self.extra.unknown.insert(name.to_owned(), value.clone()); }
+                }
+                Ok(())
+            }
+
+            fn set_changes(&mut self, mut changes: std::collections::BTreeSet<String>) {
+                $(self.$field.mark(changes.remove($crate::wire_name!($field $($wire)?)));)*
+                self.extra.unknown_changes = changes;
+            }
+
+            fn collect_versions(into: &mut $crate::model::object::codec::Versions) {
+                if into.insert(Self::NAME, Self::VERSION).is_none() {
+                    $(<$type as $crate::model::object::codec::FieldType>::collect_versions(into);)*
+                }
             }
         }
 
@@ -438,6 +471,18 @@ macro_rules! versioned_object {
 
             fn encode(&self) -> serde_json::Value {
                 $crate::model::object::codec::VersionedObject::to_primitive(self)
+            }
+
+            fn is_dirty(&self) -> bool {
+                !$crate::model::object::codec::VersionedObject::what_changed(self).is_empty()
+            }
+
+            fn forget_changes(&mut self) {
+                $crate::model::object::codec::VersionedObject::reset_changes(self);
+            }
+
+            fn collect_versions(into: &mut $crate::model::object::codec::Versions) {
+                <Self as $crate::model::object::codec::VersionedObject>::collect_versions(into);
             }
         }
 
@@ -455,4 +500,134 @@ macro_rules! versioned_object {
             }
         }
     };
+}
+
+/// Declares a list class, whose one field is `objects`. oslo: `ObjectListBase`.
+#[macro_export]
+macro_rules! object_list {
+    ($(#[$doc:meta])* $class:ident $version:literal of $item:ty) => {
+        $crate::versioned_object! {
+            $(#[$doc])*
+            $class $version { objects: Vec<$item> }
+        }
+
+        impl $class {
+            /// The list's items; none when unset.
+            pub fn items(&self) -> &[$item] {
+                self.objects.get().map_or(&[], Vec::as_slice)
+            }
+
+            /// Takes the items out; none when unset.
+            pub fn into_items(self) -> Vec<$item> {
+                self.objects.into_inner().unwrap_or_default()
+            }
+        }
+
+        /// A list made here, whose `objects` counts as changed.
+        impl From<Vec<$item>> for $class {
+            fn from(items: Vec<$item>) -> Self {
+                let mut list = Self::default();
+                list.objects.set(items);
+                list
+            }
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::object::{Flavor, InstanceNUMATopology, KeyPair, ServiceList};
+
+    fn flavor(version: &str) -> Value {
+        json!({
+            "nova_object.name": "Flavor", "nova_object.namespace": "nova",
+            "nova_object.version": version,
+            "nova_object.data": {"id": 1, "name": null, "colour": {"of": "tomorrow"}},
+            "nova_object.changes": ["colour", "id"],
+        })
+    }
+
+    #[test]
+    fn what_a_newer_minor_brought_goes_back_as_it_came() {
+        let flavor_1_9 = Flavor::from_primitive(&flavor("1.9")).unwrap();
+        assert_eq!(flavor_1_9.extra.version.as_deref(), Some("1.9"));
+        assert_eq!(flavor_1_9.to_primitive(), flavor("1.9"));
+    }
+
+    #[test]
+    fn another_major_version_is_refused() {
+        for version in ["2.0", "0.9", "x", "", "1.x", "1.", "-1.2"] {
+            let refusal = Flavor::from_primitive(&flavor(version)).unwrap_err();
+            assert!(matches!(refusal, ObjectError::IncompatibleVersion { .. }), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn another_class_is_refused() {
+        let refusal = ServiceList::from_primitive(&flavor("1.2")).unwrap_err();
+        assert_eq!(refusal.to_string(), "expected an object ServiceList, found Flavor");
+    }
+
+    #[test]
+    fn unset_is_not_null() {
+        let flavor = Flavor::from_primitive(&flavor("1.2")).unwrap();
+        assert!(flavor.name.is_set() && flavor.name.value().is_none());
+        assert!(!flavor.description.is_set() && flavor.description.value().is_none());
+        let data = flavor.to_primitive()["nova_object.data"].clone();
+        assert_eq!(data.get("name"), Some(&Value::Null));
+        assert_eq!(data.get("description"), None);
+    }
+
+    #[test]
+    fn null_in_a_field_that_is_not_nullable_is_refused() {
+        let mut primitive = flavor("1.2");
+        primitive["nova_object.data"]["id"] = Value::Null;
+        let refusal = Flavor::from_primitive(&primitive).unwrap_err();
+        assert_eq!(refusal.to_string(), "Flavor.id: expected an integer, found null");
+    }
+
+    #[test]
+    fn an_error_leads_to_the_field_and_clips_what_a_peer_named() {
+        let long = "k\n".repeat(500);
+        let mut primitive = flavor("1.2");
+        primitive["nova_object.data"]["extra_specs"] = json!({ long: [] });
+        let refusal = Flavor::from_primitive(&primitive).unwrap_err().to_string();
+        assert!(refusal.starts_with("Flavor.extra_specs.k\u{fffd}k"), "{refusal}");
+        assert!(refusal.len() < 250 && !refusal.contains('\n'), "{refusal}");
+    }
+
+    #[test]
+    fn a_changed_object_changes_the_field_that_holds_it() {
+        let mut topology = InstanceNUMATopology::default();
+        topology.cells.load(Some(vec![]));
+        assert!(topology.what_changed().is_empty());
+        let mut list = ServiceList::from(vec![Default::default()]);
+        list.reset_changes();
+        assert!(list.what_changed().is_empty());
+        let mut services = list.into_items();
+        services[0].report_count.set(2);
+        let mut list = ServiceList::default();
+        list.objects.load(Some(services));
+        assert_eq!(list.what_changed(), BTreeSet::from(["objects".to_owned()]));
+        list.reset_changes();
+        assert!(list.what_changed().is_empty());
+    }
+
+    #[test]
+    fn a_field_named_by_a_word_of_rusts_keeps_its_wire_name() {
+        let mut pair = KeyPair::default();
+        pair.kind.set("ssh".into());
+        let primitive = pair.to_primitive();
+        assert_eq!(primitive["nova_object.data"], json!({"type": "ssh"}));
+        assert_eq!(primitive["nova_object.changes"], json!(["type"]));
+        assert_eq!(KeyPair::from_primitive(&primitive).unwrap().kind, pair.kind);
+    }
+
+    #[test]
+    fn what_is_unknown_never_prints() {
+        let flavor = Flavor::from_primitive(&flavor("1.2")).unwrap();
+        let shown = format!("{flavor:?}");
+        assert!(shown.contains("colour") && !shown.contains("tomorrow"), "{shown}");
+    }
 }

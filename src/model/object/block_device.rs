@@ -1,0 +1,123 @@
+//! Disks and volumes of an instance. nova: objects/{block_device,volume_usage,share_mapping}.py
+
+use uuid::Uuid;
+
+use super::instance::Instance;
+use crate::model::secret::Secret;
+use crate::model::state::spelt;
+use crate::model::time::Timestamp;
+use crate::{object_list, versioned_object};
+
+spelt! {
+    /// What a disk is made of.
+    SourceType { Blank = "blank", Image = "image", Snapshot = "snapshot", Volume = "volume" }
+}
+
+spelt! {
+    /// Where a disk lives: on this host, or in Cinder.
+    DestinationType { Local = "local", Volume = "volume" }
+}
+
+spelt! {
+    /// What the guest sees.
+    DeviceType { Cdrom = "cdrom", Disk = "disk", Floppy = "floppy", Fs = "fs", Lun = "lun" }
+}
+
+versioned_object! {
+    /// One disk of an instance: where it comes from and where the guest sees it. Sizes in GiB.
+    BlockDeviceMapping "1.21" {
+        id: i64,
+        uuid: Uuid,
+        instance_uuid: Uuid,
+        instance: Option<Box<Instance>>,
+        source_type: Option<SourceType>,
+        destination_type: Option<DestinationType>,
+        /// `swap`, a file system, or `None`.
+        guest_format: Option<String>,
+        device_type: Option<DeviceType>,
+        /// `virtio`, `scsi`, `ide`, …
+        disk_bus: Option<String>,
+        /// 0: the root disk; `None` or negative: not for booting.
+        boot_index: Option<i64>,
+        /// `/dev/vda`
+        device_name: Option<String>,
+        delete_on_termination: bool,
+        snapshot_id: Option<String>,
+        volume_id: Option<String>,
+        /// GiB.
+        volume_size: Option<i64>,
+        image_id: Option<String>,
+        no_device: bool,
+        /// JSON text of how to reach the volume, with its credentials.
+        connection_info: Option<Secret>,
+        tag: Option<String>,
+        attachment_id: Option<Uuid>,
+        volume_type: Option<String>,
+        encrypted: bool,
+        encryption_secret_uuid: Option<Uuid>,
+        /// `plain`, `luks`, `luksv2`
+        encryption_format: Option<String>,
+        encryption_options: Option<String>,
+        created_at: Option<Timestamp>,
+        updated_at: Option<Timestamp>,
+        deleted_at: Option<Timestamp>,
+        deleted: bool,
+    }
+}
+
+object_list! {
+    /// Several disks.
+    BlockDeviceMappingList "1.18" of BlockDeviceMapping
+}
+
+versioned_object! {
+    /// I/O counters of a volume.
+    VolumeUsage "1.0" {
+        id: i64,
+        volume_id: Uuid,
+        instance_uuid: Option<Uuid>,
+        project_id: Option<String>,
+        user_id: Option<String>,
+        availability_zone: Option<String>,
+        tot_last_refreshed: Option<Timestamp>,
+        tot_reads: i64,
+        tot_read_bytes: i64,
+        tot_writes: i64,
+        tot_write_bytes: i64,
+        curr_last_refreshed: Option<Timestamp>,
+        curr_reads: i64,
+        curr_read_bytes: i64,
+        curr_writes: i64,
+        curr_write_bytes: i64,
+        created_at: Option<Timestamp>,
+        updated_at: Option<Timestamp>,
+        deleted_at: Option<Timestamp>,
+        deleted: bool,
+    }
+}
+
+versioned_object! {
+    /// A share attached to an instance.
+    ShareMapping "1.2" {
+        id: i64,
+        uuid: Uuid,
+        instance_uuid: Uuid,
+        share_id: Uuid,
+        /// `attaching`, `detaching`, `active`, `inactive`, `error`
+        status: String,
+        tag: String,
+        export_location: String,
+        /// `NFS`, `CEPHFS`
+        share_proto: String,
+        access_type: Option<String>,
+        access_to: Option<String>,
+        access_key: Option<Secret>,
+        created_at: Option<Timestamp>,
+        updated_at: Option<Timestamp>,
+    }
+}
+
+object_list! {
+    /// Several shares.
+    ShareMappingList "1.0" of ShareMapping
+}
