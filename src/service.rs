@@ -134,12 +134,14 @@ impl Signals {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
 
     use tokio::time::sleep;
 
     use super::*;
+    use crate::config::Config;
 
     type Told = Arc<Mutex<Vec<String>>>;
 
@@ -199,5 +201,50 @@ mod tests {
         let (manager, told) = manager(None);
         manager.keep_alive(|| std::future::ready(true), CancellationToken::new()).await;
         assert!(told.lock().unwrap().is_empty());
+    }
+
+    const UNIT: &str = include_str!("../config/hypernova.service");
+    const TMPFILES: &str = include_str!("../config/hypernova.tmpfiles");
+
+    fn setting(name: &str) -> &'static str {
+        let mut values = UNIT.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        values.next().unwrap()
+    }
+
+    #[test]
+    fn the_shipped_unit_waits_for_the_agent_and_leaves_it_time_to_stop() {
+        let config = Config::load(&[]).unwrap();
+        let stop: u64 = setting("TimeoutStopSec").parse().unwrap();
+        assert!(Duration::from_secs(stop) > config.default_.graceful_shutdown_timeout);
+        assert!(
+            config.default_.manager_shutdown_timeout < config.default_.graceful_shutdown_timeout
+        );
+        assert_eq!(setting("Type"), "notify");
+        assert_eq!(setting("KillMode"), "mixed");
+        assert!(setting("ExecReload").contains("-HUP"));
+    }
+
+    #[test]
+    fn the_shipped_unit_gives_the_agent_no_mount_namespace() {
+        let private = ["Private", "Protect", "ReadOnly", "ReadWrite", "Inaccessible", "MountFlags"];
+        let bad = UNIT.lines().find(|line| private.iter().any(|name| line.starts_with(name)));
+        assert_eq!(bad, None);
+    }
+
+    #[test]
+    fn the_shipped_directories_are_those_of_the_defaults() {
+        let config = Config::load(&[]).unwrap();
+        let made: Vec<_> = TMPFILES
+            .lines()
+            .filter(|line| line.starts_with("d "))
+            .map(|line| Path::new(line.split_whitespace().nth(1).unwrap()))
+            .collect();
+        let hypernova = &config.hypernova;
+        for path in [&hypernova.socket, &hypernova.journal, &hypernova.records] {
+            assert!(made.contains(&path.parent().unwrap()), "{}", path.display());
+        }
+        assert!(made.contains(&config.default_.state_path.as_path()));
+        assert!(made.contains(&config.default_.instances_path.as_path()));
+        assert!(hypernova.image_directories.iter().all(|path| made.contains(&path.as_path())));
     }
 }
