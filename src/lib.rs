@@ -7,7 +7,7 @@
 pub mod hypervisor;
 /// What a guest boots from: the image cache and the instance directories.
 pub mod images;
-/// Requests in, replies out: RabbitMQ and the local socket.
-pub mod rpc;
 /// The shared words, without I/O.
 pub mod model;
+/// Requests in, replies out: RabbitMQ and the local socket.
+pub mod rpc;

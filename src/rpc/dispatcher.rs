@@ -86,11 +86,8 @@ const BASE: Endpoint = Endpoint {
     methods: &["ping", "get_backdoor_port"],
 };
 
-const SERVER_PING: Endpoint = Endpoint {
-    namespace: None,
-    version: Version::new(1, 0),
-    methods: &["oslo_rpc_server_ping"],
-};
+const SERVER_PING: Endpoint =
+    Endpoint { namespace: None, version: Version::new(1, 0), methods: &["oslo_rpc_server_ping"] };
 
 impl Dispatcher {
     /// `service` is what `baseapi`'s ping answers with: `compute`. `ping_enabled` is
@@ -148,8 +145,10 @@ mod tests {
     use super::*;
 
     fn dispatcher(ping_enabled: bool) -> Dispatcher {
-        let compute = |minor, methods| Endpoint { namespace: None, version: Version::new(6, minor), methods };
-        let old = Endpoint { namespace: None, version: Version::new(5, 13), methods: &["start", "old"] };
+        let compute =
+            |minor, methods| Endpoint { namespace: None, version: Version::new(6, minor), methods };
+        let old =
+            Endpoint { namespace: None, version: Version::new(5, 13), methods: &["start", "old"] };
         Dispatcher::new("compute", vec![compute(5, &["start", "_private"]), old], ping_enabled)
     }
 

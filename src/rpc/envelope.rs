@@ -161,10 +161,7 @@ impl ReceivedRequest {
         Self::fields(message, reply.clone()).map_err(|reason| BrokenRequest { reply, reason })
     }
 
-    fn fields(
-        message: Map<String, Value>,
-        reply: Option<ReplyAddress>,
-    ) -> Result<Self, String> {
+    fn fields(message: Map<String, Value>, reply: Option<ReplyAddress>) -> Result<Self, String> {
         let mut method = None;
         let mut namespace = None;
         let mut version = "1.0".to_owned();
@@ -363,7 +360,8 @@ mod tests {
 
     #[test]
     fn an_envelope_of_another_version_is_refused_and_a_bare_dict_is_not() {
-        let body = |version: &str| format!(r#"{{"oslo.version":"{version}","oslo.message":"{{}}"}}"#);
+        let body =
+            |version: &str| format!(r#"{{"oslo.version":"{version}","oslo.message":"{{}}"}}"#);
         assert!(open(body("2.0").as_bytes()).is_ok());
         for version in ["1.0", "2.1", "3.0", "20.0", "two"] {
             let refused = open(body(version).as_bytes());
@@ -390,7 +388,10 @@ mod tests {
     fn a_reply_is_a_result_a_failure_or_a_sign_of_life() {
         let read = |message| Reply::read(open(&seal(&message)).expect("an envelope")).expect("one");
         let done = read(final_reply("7", Ok(json!("pong"))));
-        assert_eq!((done.outcome, done.ending, done.msg_id.as_str()), (Ok(json!("pong")), true, "7"));
+        assert_eq!(
+            (done.outcome, done.ending, done.msg_id.as_str()),
+            (Ok(json!("pong")), true, "7")
+        );
         let alive = read(heartbeat("7"));
         assert_eq!((alive.outcome, alive.ending), (Ok(Value::Null), false));
         let failed = read(final_reply("7", Err(Fault::nova("Invalid", "no"))));
@@ -414,8 +415,20 @@ mod tests {
     }
 
     const KEYS: &[&str] = &[
-        "method", "args", "version", "namespace", "_unique_id", "_msg_id", "_reply_q", "_timeout",
-        "_context_roles", "_context_is_admin", "result", "failure", "ending", "oslo.version",
+        "method",
+        "args",
+        "version",
+        "namespace",
+        "_unique_id",
+        "_msg_id",
+        "_reply_q",
+        "_timeout",
+        "_context_roles",
+        "_context_is_admin",
+        "result",
+        "failure",
+        "ending",
+        "oslo.version",
         "oslo.message",
     ];
 

@@ -67,9 +67,7 @@ impl Fault {
         Self::new(
             "UnsupportedVersion",
             DISPATCHER,
-            format!(
-                "Endpoint does not support RPC version {version}. Attempted method: {method}"
-            ),
+            format!("Endpoint does not support RPC version {version}. Attempted method: {method}"),
         )
     }
 

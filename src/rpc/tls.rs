@@ -48,11 +48,7 @@ pub fn client_config(options: &RabbitOptions) -> Result<Option<Arc<ClientConfig>
             let chain = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone())
                 .build()
                 .map_err(|error| TlsError::Refused(error.into()))?;
-            if options.ssl_enforce_hostname_verification {
-                chain
-            } else {
-                Arc::new(AnyName(chain))
-            }
+            if options.ssl_enforce_hostname_verification { chain } else { Arc::new(AnyName(chain)) }
         }
     };
     let builder = ClientConfig::builder_with_provider(provider)
@@ -183,7 +179,8 @@ mod tests {
 
     #[test]
     fn without_ssl_there_is_no_tls_and_without_a_ca_there_is() {
-        let plain = RabbitOptions { ssl_ca_file: Some("/absent".into()), ..RabbitOptions::default() };
+        let plain =
+            RabbitOptions { ssl_ca_file: Some("/absent".into()), ..RabbitOptions::default() };
         assert!(client_config(&plain).expect("plain").is_none());
         let unverified = RabbitOptions { ssl: true, ..RabbitOptions::default() };
         assert!(client_config(&unverified).expect("unverified").is_some());
@@ -191,11 +188,18 @@ mod tests {
 
     #[test]
     fn a_file_that_is_missing_or_half_given_is_found_at_the_start() {
-        let absent =
-            RabbitOptions { ssl: true, ssl_ca_file: Some("/absent".into()), ..RabbitOptions::default() };
+        let absent = RabbitOptions {
+            ssl: true,
+            ssl_ca_file: Some("/absent".into()),
+            ..RabbitOptions::default()
+        };
         let error = client_config(&absent).expect_err("no such file");
         assert_eq!(error.to_string(), "cannot read ssl_ca_file = /absent");
-        let half = RabbitOptions { ssl: true, ssl_key_file: Some("/k".into()), ..RabbitOptions::default() };
+        let half = RabbitOptions {
+            ssl: true,
+            ssl_key_file: Some("/k".into()),
+            ..RabbitOptions::default()
+        };
         assert!(matches!(client_config(&half), Err(TlsError::HalfAClient)));
     }
 }

@@ -64,7 +64,11 @@ impl TopicSpec {
             routing_key: topic.to_owned(),
             durable: options.rabbit_transient_quorum_queue || stream,
             auto_delete: false,
-            arguments: if stream { stream_arguments(options) } else { transient_arguments(options) },
+            arguments: if stream {
+                stream_arguments(options)
+            } else {
+                transient_arguments(options)
+            },
             stream,
         };
         Self { shared: queue(topic.to_owned()), host: queue(format!("{topic}.{host}")), fanout }
@@ -195,7 +199,10 @@ mod tests {
         assert_eq!(arguments(&topic.fanout), ["x-expires=1800000"]);
         let exchange = topic.fanout.exchange.expect("one");
         assert!(exchange.auto_delete && !exchange.durable);
-        assert_eq!((exchange.name.as_str(), exchange.kind), ("compute_fanout", ExchangeKind::Fanout));
+        assert_eq!(
+            (exchange.name.as_str(), exchange.kind),
+            ("compute_fanout", ExchangeKind::Fanout)
+        );
         let exchange = topic.host.exchange.expect("one");
         assert_eq!((exchange.name.as_str(), exchange.auto_delete), ("nova", false));
     }

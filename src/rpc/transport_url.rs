@@ -129,12 +129,7 @@ impl BrokerHost {
                 .ok_or_else(|| TransportUrlError::Port(text.to_owned()))?,
         };
         let hostname = if hostname.is_empty() { "localhost" } else { hostname };
-        Ok(Self {
-            hostname: hostname.to_owned(),
-            port,
-            username,
-            password: Secret::new(password),
-        })
+        Ok(Self { hostname: hostname.to_owned(), port, username, password: Secret::new(password) })
     }
 
     /// For logs: `host:port`, never who.
@@ -153,9 +148,8 @@ fn decode(text: &str) -> Result<String, TransportUrlError> {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let digit = |offset: usize| {
-            bytes.get(at + offset).and_then(|byte| char::from(*byte).to_digit(16))
-        };
+        let digit =
+            |offset: usize| bytes.get(at + offset).and_then(|byte| char::from(*byte).to_digit(16));
         match (bytes[at], digit(1), digit(2)) {
             (b'%', Some(high), Some(low)) => {
                 decoded.push((high * 16 + low) as u8);
@@ -185,12 +179,17 @@ mod tests {
         let url = TransportUrl::parse("rabbit://").expect("valid");
         assert_eq!(url.vhost, "/");
         assert_eq!(url.hosts[0].address(), "localhost:5672");
-        assert_eq!((url.hosts[0].username.as_str(), url.hosts[0].password.expose()), ("guest", "guest"));
+        assert_eq!(
+            (url.hosts[0].username.as_str(), url.hosts[0].password.expose()),
+            ("guest", "guest")
+        );
     }
 
     #[test]
     fn every_spelling_of_the_default_virtual_host_means_it() {
-        for url in ["rabbit://h", "rabbit://h/", "rabbit://h//", "rabbit://h/%2F", "rabbit://h/?ssl=0"] {
+        for url in
+            ["rabbit://h", "rabbit://h/", "rabbit://h//", "rabbit://h/%2F", "rabbit://h/?ssl=0"]
+        {
             assert_eq!(vhost(url), "/", "{url}");
         }
         assert_eq!(vhost("rabbit://h/a/b"), "a/b");
@@ -199,8 +198,9 @@ mod tests {
 
     #[test]
     fn several_hosts_keep_their_own_credentials_and_ports() {
-        let url = TransportUrl::parse("rabbit://u1:p%401@h1:1,u@x:p2@[fe80::1]:2,u3:p:3@h3/v?ssl=1")
-            .expect("valid");
+        let url =
+            TransportUrl::parse("rabbit://u1:p%401@h1:1,u@x:p2@[fe80::1]:2,u3:p:3@h3/v?ssl=1")
+                .expect("valid");
         let seen: Vec<_> = url
             .hosts
             .iter()
@@ -224,12 +224,16 @@ mod tests {
         let options = url.options(&section).expect("valid");
         assert_eq!(options.heartbeat_timeout_threshold.as_secs(), 30);
         assert!(options.rabbit_quorum_queue);
-        assert!(matches!(TransportUrl::parse("rabbit://h/?typo=1"), Err(TransportUrlError::Option(_))));
+        assert!(matches!(
+            TransportUrl::parse("rabbit://h/?typo=1"),
+            Err(TransportUrlError::Option(_))
+        ));
     }
 
     #[test]
     fn what_is_no_rabbit_url_is_refused_without_showing_the_password() {
-        for url in ["", "nova", "fake://u:hunter2@h", "rabbit://u:hunter2@h:x", "rabbit://u:hunter2@[::1"]
+        for url in
+            ["", "nova", "fake://u:hunter2@h", "rabbit://u:hunter2@h:x", "rabbit://u:hunter2@[::1"]
         {
             let error = TransportUrl::parse(url).expect_err(url);
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
