@@ -1,12 +1,33 @@
 //! Requests and replies, as nova's other services and our own commands send them. A transport: it
 //! knows oslo.messaging's wire format, and none of nova's methods.
+//!
+//! ```text
+//! RabbitMQ ─▶ amqp ─▶ desk ──▶ Incoming {request, context, reply, ack} ─▶ dispatch
+//!               │       └ duplicates                │
+//!               └▶ client (our calls' answers)      ▼
+//! RabbitMQ ◀─────────── publisher ◀──────── replies, client, notify
+//! socket  ◀───────────▶ local ─────▶ Incoming
+//! ```
 
+pub mod amqp;
+pub mod bus;
+pub mod client;
+pub mod counters;
+mod declare;
+mod desk;
 pub mod dispatcher;
+mod duplicates;
 pub mod envelope;
 pub mod failure;
+pub mod incoming;
 mod link;
+pub mod local;
+pub mod notify;
 pub mod options;
+mod publisher;
+mod replies;
 pub mod tls;
 mod topology;
 pub mod transport_url;
+pub mod watchdog;
 mod wire;

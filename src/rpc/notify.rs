@@ -1,0 +1,217 @@
+//! Notifications: what happened, for whoever listens. They never hold up or fail the work that
+//! they tell of: they wait in a bounded queue and one task sends them in order.
+//!
+//! oslo.messaging: notify/notifier.py, notify/messaging.py; nova: rpc.py, get_versioned_notifier
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::model::context::RequestContext;
+use crate::rpc::counters::Counters;
+use crate::rpc::envelope::{self, new_id};
+use crate::rpc::options::RabbitOptions;
+use crate::rpc::publisher::{Destination, Publication, Publisher};
+use crate::rpc::topology;
+
+/// Notifications that may wait for a broker. Beyond it the newest are dropped, and counted.
+const WAITING: usize = 1000;
+/// What one try to reach a broker takes, for a bounded `retry`.
+const TRY_FOR: Duration = Duration::from_secs(5);
+
+/// `[oslo_messaging_notifications]`, as far as the transport needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotifyOptions {
+    /// `driver = messagingv2`: in an envelope. `messaging`: the bare dict.
+    pub envelope: bool,
+    /// Tries after the first that fails; `None` (`-1`) for ever.
+    pub retry: Option<u32>,
+}
+
+/// How urgent; part of the queue's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    Audit,
+    Debug,
+    Info,
+    Warn,
+    Error,
+    Critical,
+    Sample,
+}
+
+impl Priority {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Audit => "AUDIT",
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+            Self::Error => "ERROR",
+            Self::Critical => "CRITICAL",
+            Self::Sample => "SAMPLE",
+        }
+    }
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+pub struct Notification {
+    /// `notifications`, `versioned_notifications` or as configured.
+    pub topic: String,
+    pub priority: Priority,
+    /// `compute.<host>`, or `nova-compute:<host>` for a versioned one.
+    pub publisher_id: String,
+    pub event_type: String,
+    pub payload: Value,
+}
+
+/// Sends notifications. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Notifier {
+    queue: mpsc::Sender<Publication>,
+    options: Arc<NotifyOptions>,
+    rabbit: Arc<RabbitOptions>,
+    exchange: Arc<str>,
+    counters: Arc<Counters>,
+}
+
+impl Notifier {
+    pub(crate) fn new(
+        publisher: Arc<Publisher>,
+        rabbit: &RabbitOptions,
+        exchange: &str,
+        options: NotifyOptions,
+        counters: Arc<Counters>,
+        tasks: &TaskTracker,
+        closing: CancellationToken,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(WAITING);
+        tasks.spawn(send_in_order(waiting, publisher, options.retry, closing));
+        Self {
+            queue,
+            options: Arc::new(options),
+            rabbit: Arc::new(rabbit.clone()),
+            exchange: exchange.into(),
+            counters,
+        }
+    }
+
+    /// Puts a notification in the queue. Never waits; a full queue drops it.
+    pub fn notify(&self, notification: &Notification, context: &RequestContext) {
+        let message = message(notification, context);
+        let body = if self.options.envelope {
+            envelope::seal(&message)
+        } else {
+            serde_json::to_vec(&message).expect("a map with string keys is JSON")
+        };
+        let name = notification.priority.name().to_ascii_lowercase();
+        let routing_key = format!("{}.{name}", notification.topic);
+        let queue = topology::notification_queue(&self.rabbit, &self.exchange, &routing_key);
+        let publication = Publication { to: Destination::Bound(queue), body, expiration: None };
+        if self.queue.try_send(publication).is_err() {
+            self.counters.notifications_dropped.add();
+            let event_type = &notification.event_type;
+            warn!(event_type, "a notification was dropped: too many wait for RabbitMQ");
+        }
+    }
+}
+
+async fn send_in_order(
+    mut waiting: mpsc::Receiver<Publication>,
+    publisher: Arc<Publisher>,
+    retry: Option<u32>,
+    closing: CancellationToken,
+) {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = waiting.recv() => next,
+            () = closing.cancelled(), if !closing.is_cancelled() => {
+                // What is queued still goes out; nothing new gets in.
+                waiting.close();
+                continue;
+            }
+        };
+        let Some(publication) = next else { return };
+        let deadline = retry.map(|retry| Instant::now() + TRY_FOR * (retry.saturating_add(1)));
+        if let Err(error) = publisher.publish(&publication, deadline).await {
+            warn!(%error, "a notification was not sent");
+        }
+    }
+}
+
+fn message(notification: &Notification, context: &RequestContext) -> Map<String, Value> {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S.%6f").to_string();
+    let mut message = Map::new();
+    message.insert("message_id".into(), Uuid::new_v4().to_string().into());
+    message.insert("publisher_id".into(), notification.publisher_id.clone().into());
+    message.insert("event_type".into(), notification.event_type.clone().into());
+    message.insert("priority".into(), notification.priority.name().into());
+    message.insert("payload".into(), notification.payload.clone());
+    message.insert("timestamp".into(), now.into());
+    message.insert("_unique_id".into(), new_id().into());
+    envelope::write_context(&redacted(context), &mut message);
+    message
+}
+
+/// Who and what, without what lets one act in their name. oslo.context: redacted_copy
+fn redacted(context: &RequestContext) -> RequestContext {
+    let kept = |key: &str| {
+        key.starts_with("user")
+            || key.starts_with("project")
+            || matches!(key, "domain" | "domain_id" | "domain_name" | "system_scope" | "tenant")
+    };
+    let mut rest = context.rest.clone();
+    rest.retain(|key, _| kept(key));
+    rest.insert("service_catalog".into(), Value::Array(Vec::new()));
+    RequestContext { auth_token: None, rest, ..context.clone() }
+}
+
+/// Gives what is queued a moment to go out.
+pub(crate) async fn finish(tasks: &TaskTracker, within: Duration) {
+    tasks.close();
+    timeout(within, tasks.wait()).await.ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::secret::Secret;
+
+    #[test]
+    fn a_notification_never_carries_a_token_or_a_catalog() {
+        let mut context = RequestContext::admin();
+        context.auth_token = Some(Secret::new("hunter2"));
+        for (key, value) in [
+            ("service_catalog", json!([{"endpoints": ["hunter2"]}])),
+            ("user_domain", json!("default")),
+            ("remote_address", json!("hunter2")),
+        ] {
+            context.rest.insert(key.into(), value);
+        }
+        let notification = Notification {
+            topic: "notifications".into(),
+            priority: Priority::Error,
+            publisher_id: "compute.h".into(),
+            event_type: "compute.instance.create.error".into(),
+            payload: json!({"a": 1}),
+        };
+        let message = message(&notification, &context);
+        assert!(!serde_json::to_string(&message).expect("JSON").contains("hunter2"));
+        assert_eq!(message["_context_user_domain"], "default");
+        assert_eq!(message["_context_service_catalog"], json!([]));
+        assert_eq!(message["priority"], "ERROR");
+        let timestamp = message["timestamp"].as_str().expect("text");
+        assert_eq!(timestamp.len(), "2026-11-20 22:00:00.000000".len());
+    }
+}
