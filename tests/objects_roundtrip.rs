@@ -3,6 +3,8 @@
 //! The fixtures are made by `tests/fixtures/collect.py`. `HYPERNOVA_OBJECTS=DIRECTORY` takes the
 //! primitives of another directory instead, such as all that were recorded.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
