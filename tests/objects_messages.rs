@@ -112,6 +112,9 @@ fn a_console_token_is_taken_in_and_never_shown() {
     answer[0]["token"] = json!("hunter2");
     apply_action_result(&mut token, &answer).unwrap();
     assert_eq!(token.token.get().unwrap().expose(), "hunter2");
+    let novas = fixture("get_vnc_console.reply")["result"]["access_url"].clone();
+    let novas = novas.as_str().unwrap().replace("<scrubbed>", "hunter2");
+    assert_eq!(token.access_url().unwrap().expose(), novas);
     assert!(!format!("{token:?}").contains("hunter2"));
 }
 
