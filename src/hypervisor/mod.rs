@@ -12,6 +12,8 @@ use uuid::Uuid;
 use crate::model::class::Class;
 use crate::model::state::PowerState;
 
+pub mod fake;
+pub mod libvirt;
 pub mod spec;
 
 use spec::DomainSpec;

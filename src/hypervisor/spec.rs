@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// A domain to define. Element order and defaults are nova's (`LibvirtConfigGuest`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct DomainSpec {
     pub uuid: Uuid,
     /// `instance-0000000d`
@@ -47,6 +47,14 @@ pub struct DomainSpec {
     pub cpu_quota: Option<i64>,
     /// Whether `<iothreads>1</iothreads>` is written (nova ≥ 33 does).
     pub iothreads: bool,
+    /// Model of the USB controller, `none` for no controller; `None` leaves it to libvirt.
+    pub usb_model: Option<String>,
+    /// Channel of the SPICE agent.
+    pub spice_agent: bool,
+    /// `hw_sound_model`
+    pub sound_model: Option<String>,
+    /// USB ports redirected over SPICE.
+    pub redirected_usb_ports: u32,
 }
 
 /// `nova:instance`, by which nova and operators know whose domain it is.
@@ -105,7 +113,7 @@ pub struct SysInfo {
     pub family: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct OsSpec {
     pub architecture: String,
     /// `pc`, `q35`, `virt`, …
@@ -130,6 +138,23 @@ pub struct DirectKernel {
 pub struct UefiSpec {
     pub secure_boot: bool,
     pub stateless: bool,
+    /// The firmware files an existing domain was given: a hard reboot keeps them, so that the
+    /// guest finds its variables again. `None`: libvirt chooses.
+    pub files: Option<FirmwareFiles>,
+}
+
+/// `os/loader` and `os/nvram` of a domain that libvirt has completed.
+/// nova: virt/libvirt/driver.py, `_copy_guest_firmware_elements`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FirmwareFiles {
+    pub loader: Option<String>,
+    /// `pflash` or `rom`
+    pub loader_type: Option<String>,
+    pub loader_readonly: Option<bool>,
+    pub nvram: Option<String>,
+    pub nvram_template: Option<String>,
+    /// Whether the firmware needs system management mode.
+    pub smm: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -141,15 +166,18 @@ pub struct Features {
     pub hyperv: bool,
     pub hide_hypervisor: bool,
     pub pmu: Option<bool>,
+    /// Translation cache of software emulation.
+    pub tb_cache_mib: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Clock {
     /// `utc` or `localtime`
     pub offset: String,
-    /// pit, rtc and hpet as nova sets them for KVM.
+    /// pit and rtc as nova sets them for KVM.
     pub kvm_timers: bool,
-    pub hpet: bool,
+    /// Whether the hpet timer is there; `None`: not written (other than x86).
+    pub hpet: Option<bool>,
     pub hyperv_clock: bool,
 }
 
@@ -163,9 +191,11 @@ pub struct CpuSpec {
     pub sockets: u32,
     pub cores: u32,
     pub threads: u32,
+    /// (`emulate` or `passthrough`, bits)
+    pub max_phys_addr: Option<(String, Option<u32>)>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct DiskSpec {
     pub path: PathBuf,
     /// `disk`, `cdrom`, `floppy`
@@ -185,9 +215,13 @@ pub struct DiskSpec {
     pub serial: Option<String>,
     /// iotune: (libvirt's element, value), `("read_bytes_sec", 1024)`.
     pub iotune: Vec<(String, u64)>,
+    /// Place on the virtio-scsi controller.
+    pub scsi_unit: Option<u32>,
+    /// Boot order of its own, for a rescue disk.
+    pub boot_order: Option<u32>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct InterfaceSpec {
     pub source: InterfaceSource,
     pub mac_address: String,
@@ -199,11 +233,32 @@ pub struct InterfaceSpec {
     /// `qemu` or `vhost`
     pub driver: Option<String>,
     pub queues: Option<u32>,
+    pub rx_queue_size: Option<u32>,
+    /// Packed virtqueues.
+    pub packed: bool,
+    /// The tap device is made by someone else: libvirt neither makes nor removes it.
+    pub unmanaged_target: bool,
+    pub bandwidth: Option<Bandwidth>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Limits of an interface: average and peak in KiB/s, burst in KiB.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Bandwidth {
+    pub inbound: Option<Rate>,
+    pub outbound: Option<Rate>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Rate {
+    pub average: u64,
+    pub peak: Option<u64>,
+    pub burst: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub enum InterfaceSource {
     /// A tap device that something else has connected, or will.
+    #[default]
     Ethernet,
     /// A bridge of the host; `ovs_port` makes it an Open vSwitch port.
     Bridge { bridge: String, ovs_port: Option<String> },
@@ -224,7 +279,19 @@ pub enum SerialSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum GraphicsSpec {
     Vnc { listen: String },
-    Spice { listen: String },
+    Spice { listen: String, options: SpiceOptions },
+}
+
+/// `[spice]`'s options, written when set.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SpiceOptions {
+    pub image_compression: Option<String>,
+    pub jpeg_compression: Option<String>,
+    pub zlib_compression: Option<String>,
+    pub playback_compression: Option<bool>,
+    pub streaming_mode: Option<String>,
+    /// Every channel over TLS only.
+    pub require_secure: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

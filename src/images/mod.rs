@@ -4,6 +4,21 @@
 //! in nova mode. [`Images`] is the host's side: the cache under `_base` and the disks in the
 //! instance directories.
 
+pub mod backend;
+pub mod cache;
+pub mod checksum;
+pub mod child;
+pub mod config_disk;
+pub mod disk_info;
+pub mod fake;
+pub mod fetch;
+pub mod files;
+pub mod inspect;
+pub mod lock;
+pub mod qemu_img;
+pub mod source;
+pub mod store;
+
 use std::path::PathBuf;
 use std::pin::Pin;
 
@@ -164,6 +179,9 @@ pub enum ImageError {
     Command { command: &'static str, message: String },
     #[error("{command} gave no answer within {after:?}")]
     TimedOut { command: &'static str, after: std::time::Duration },
+    /// An `images_type` and the like that this agent doesn't have.
+    #[error("{0} is not supported")]
+    Unsupported(String),
     /// A path that would leave the instances directory.
     #[error("refused the path {0}")]
     BadPath(String),
@@ -176,6 +194,7 @@ impl ImageError {
             | Self::WrongChecksum { .. }
             | Self::Unacceptable { .. }
             | Self::TooLarge { .. }
+            | Self::Unsupported(_)
             | Self::BadPath(_) => Class::Refused,
             Self::Unreachable { .. }
             | Self::NoSpace { .. }

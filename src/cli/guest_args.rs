@@ -1,0 +1,122 @@
+//! The flags that describe a guest to be: what `boot` sends and `xml` shows.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// A guest's image, size and equipment.
+#[derive(Debug, Clone, Args)]
+pub struct GuestArgs {
+    /// Disk image: a file of this host, or an http(s) URL that the agent fetches
+    #[arg(long, value_name = "PATH|URL")]
+    pub image: String,
+
+    /// What the image must hash to: md5, sha1, sha256 or sha512
+    #[arg(long, value_name = "ALGORITHM:HEX", value_parser = parse_checksum)]
+    pub checksum: Option<DeclaredChecksum>,
+
+    /// The image's format, checked against its content [default: by its name, or by its content]
+    #[arg(long, value_name = "FORMAT", value_parser = ["raw", "qcow2", "iso", "vmdk", "vdi", "vhd", "vhdx", "ami"])]
+    pub image_format: Option<String>,
+
+    /// Kernel to boot directly, without a boot loader
+    #[arg(long, value_name = "PATH|URL")]
+    pub kernel: Option<String>,
+
+    /// Ramdisk for the kernel
+    #[arg(long, value_name = "PATH|URL", requires = "kernel")]
+    pub ramdisk: Option<String>,
+
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub memory: u32,
+
+    /// Virtual CPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub vcpus: u32,
+
+    /// Root disk in GiB; 0: as large as the image
+    #[arg(long, value_name = "GIB", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub disk: u32,
+
+    /// Network: user, none, bridge:NAME or network:NAME; once for each interface
+    /// [default: the agent's own default]
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Vec<String>,
+
+    /// File with the ssh public key to put on the config drive
+    #[arg(long, value_name = "FILE")]
+    pub ssh_key: Option<PathBuf>,
+
+    /// File with user data (a script or cloud-config) to put on the config drive
+    #[arg(long, value_name = "FILE")]
+    pub user_data: Option<PathBuf>,
+
+    /// Attach a config drive also without key and user data
+    #[arg(long)]
+    pub config_drive: bool,
+
+    /// Image property such as hw_disk_bus=scsi or os_command_line=…; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub property: Vec<(String, String)>,
+
+    /// Flavor extra spec such as hw:cpu_policy=dedicated; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub extra_spec: Vec<(String, String)>,
+}
+
+/// A checksum on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredChecksum {
+    /// `md5`, `sha1`, `sha256`, `sha512`
+    pub algorithm: String,
+    /// Lower-case hexadecimal.
+    pub value: String,
+}
+
+fn parse_checksum(text: &str) -> Result<DeclaredChecksum, String> {
+    let (algorithm, value) =
+        text.split_once(':').ok_or("expected ALGORITHM:HEX, such as sha256:9f86d0…")?;
+    let digits = match algorithm {
+        "md5" => 32,
+        "sha1" => 40,
+        "sha256" => 64,
+        "sha512" => 128,
+        _ => return Err(format!("{algorithm} is none of md5, sha1, sha256, sha512")),
+    };
+    if value.len() != digits || !value.chars().all(|c| c.is_ascii_hexdigit()) {
+        return Err(format!("a {algorithm} checksum has {digits} hexadecimal digits"));
+    }
+    Ok(DeclaredChecksum { algorithm: algorithm.to_owned(), value: value.to_ascii_lowercase() })
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_has_an_algorithm_and_its_length() {
+        let sha1 = "DA39A3EE5E6B4B0D3255BFEF95601890AFD80709";
+        let checksum = parse_checksum(&format!("sha1:{sha1}")).unwrap();
+        assert_eq!(checksum.value, sha1.to_ascii_lowercase());
+        for wrong in
+            [sha1.to_owned(), format!("sha256:{sha1}"), format!("crc:{sha1}"), "md5:".into()]
+        {
+            assert!(parse_checksum(&wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_pair_may_hold_further_equals_signs() {
+        let pair = ("os_command_line".to_owned(), "root=/dev/vda".to_owned());
+        assert_eq!(parse_pair("os_command_line=root=/dev/vda"), Ok(pair));
+        assert!(parse_pair("key").is_err() && parse_pair("=value").is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! The commands: an operator's side of the agent. One file a command.
+//!
+//! `serve`, `check` and `xml` are the agent's own work, which [`Daemon`] stands for; every other
+//! command asks the running agent over its socket and shows the answer.
+
+mod action;
+pub mod agent_client;
+mod boot;
+mod build_message;
+pub mod check;
+mod completions;
+mod console;
+mod delete;
+#[cfg(test)]
+mod fake;
+mod guest_args;
+mod image_source;
+mod list;
+mod man;
+mod node;
+pub mod output;
+mod progress;
+pub mod resolve;
+pub mod serve;
+mod show;
+mod table;
+mod view;
+mod wait;
+mod workflows;
+pub mod xml;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use clap::{Args, Parser, Subcommand};
+use serde_json::{Map, Value};
+
+use self::agent_client::{Agent, CallFailure};
+use self::output::{Failure, Output};
+
+/// Where the agent listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/hypernova/hypernova.sock";
+
+/// The compute-node agent and its commands
+#[derive(Debug, Parser)]
+#[command(name = "hypernova", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.")]
+pub struct Cli {
+    /// The agent's socket [default: $HYPERNOVA_SOCKET, or /run/hypernova/hypernova.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Print JSON: one document, or one a line with --watch and --follow
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot a guest
+    Boot(Box<boot::BootArgs>),
+    /// List the instances of this host
+    List,
+    /// Show an instance: its state, consoles, interfaces, events and faults
+    Show(show::ShowArgs),
+    /// Shut guests down, by asking them first
+    Stop(action::StopArgs),
+    /// Start stopped guests
+    Start(action::NamesArgs),
+    /// Reboot guests
+    Reboot(action::RebootArgs),
+    /// Stop guests' CPUs, keeping their memory
+    Pause(action::NamesArgs),
+    /// Let paused guests run on
+    Unpause(action::NamesArgs),
+    /// Save guests' memory to disk and stop them
+    Suspend(action::NamesArgs),
+    /// Let suspended guests run on
+    Resume(action::NamesArgs),
+    /// Show what a guest wrote to its serial console
+    Console(console::ConsoleArgs),
+    /// Delete instances with their disks
+    Delete(delete::DeleteArgs),
+    /// Show this compute node: its hypervisor and its resources
+    Node,
+    /// Show what the agent is doing
+    Workflows(workflows::WorkflowsArgs),
+    /// Check configuration and host
+    Check(check::CheckArgs),
+    /// Print the domain XML that a guest would get, without booting it
+    Xml(Box<xml::XmlArgs>),
+    /// Print a shell's completions
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page
+    Man(man::ManArgs),
+    /// Run the agent
+    Serve(serve::ServeArgs),
+}
+
+/// Where configuration is read from.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConfigArgs {
+    /// Configuration file; may be repeated, later ones win
+    #[arg(long, value_name = "FILE")]
+    pub config_file: Vec<PathBuf>,
+
+    /// Directory of *.conf files, read in the order of their names after the files
+    #[arg(long, value_name = "DIR")]
+    pub config_dir: Vec<PathBuf>,
+}
+
+/// What the agent's program does besides asking a running agent.
+#[async_trait]
+pub trait Daemon: Send + Sync {
+    /// Runs the agent until it is told to stop. Called outside of any async runtime.
+    /// `socket`: as given on the command line or in the environment, if it was.
+    fn serve(&self, args: &serve::ServeArgs, socket: Option<&Path>) -> ExitCode;
+
+    /// Checks configuration and host; one finding for each thing that was looked at.
+    async fn check(&self, args: &check::CheckArgs) -> Vec<check::Finding>;
+
+    /// The domain XML for a `build_and_run_instance` with the arguments `build`.
+    async fn xml(
+        &self,
+        config: &ConfigArgs,
+        build: Map<String, Value>,
+    ) -> Result<String, CallFailure>;
+
+    /// Connects to the running agent; [`CallFailure::unreachable`] when there is none.
+    async fn connect(&self, socket: &Path) -> Result<Arc<dyn Agent>, CallFailure>;
+}
+
+/// Does what the command line says and returns how the process ends.
+pub fn run(cli: &Cli, daemon: &dyn Daemon) -> ExitCode {
+    let named = cli.socket.clone().or_else(|| {
+        std::env::var_os("HYPERNOVA_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from)
+    });
+    if let Command::Serve(args) = &cli.command {
+        return daemon.serve(args, named.as_deref());
+    }
+    let mut output = Output::standard(cli.json);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let code = match runtime {
+        Ok(runtime) => {
+            let socket = named.unwrap_or_else(|| DEFAULT_SOCKET.into());
+            runtime.block_on(execute(&cli.command, daemon, &socket, &mut output))
+        }
+        Err(error) => output.failure(&Failure::Output(error)),
+    };
+    ExitCode::from(code)
+}
+
+/// Runs any command but `serve`, whose work isn't a command's; returns the exit code.
+pub async fn execute(
+    command: &Command,
+    daemon: &dyn Daemon,
+    socket: &Path,
+    output: &mut Output,
+) -> u8 {
+    match dispatch(command, daemon, socket, output).await {
+        Ok(code) => code,
+        Err(failure) => output.failure(&failure),
+    }
+}
+
+async fn dispatch(
+    command: &Command,
+    daemon: &dyn Daemon,
+    socket: &Path,
+    output: &mut Output,
+) -> Result<u8, Failure> {
+    match command {
+        Command::Check(args) => return check::run(daemon.check(args).await, output),
+        Command::Xml(args) => return xml::run(args, daemon, output).await,
+        Command::Completions(args) => return completions::run(args, output),
+        Command::Man(args) => return man::run(args, output),
+        _ => {}
+    }
+    let agent = daemon.connect(socket).await?;
+    let agent = agent.as_ref();
+    match command {
+        Command::Boot(args) => boot::run(args, agent, output).await,
+        Command::List => list::run(agent, output).await,
+        Command::Show(args) => show::run(args, agent, output).await,
+        Command::Stop(args) => action::stop(args, agent, output).await,
+        Command::Start(args) => action::run(args, action::Action::Start, agent, output).await,
+        Command::Reboot(args) => action::reboot(args, agent, output).await,
+        Command::Pause(args) => action::run(args, action::Action::Pause, agent, output).await,
+        Command::Unpause(args) => action::run(args, action::Action::Unpause, agent, output).await,
+        Command::Suspend(args) => action::run(args, action::Action::Suspend, agent, output).await,
+        Command::Resume(args) => action::run(args, action::Action::Resume, agent, output).await,
+        Command::Console(args) => console::run(args, agent, output).await,
+        Command::Delete(args) => delete::run(args, agent, output).await,
+        Command::Node => node::run(agent, output).await,
+        Command::Workflows(args) => workflows::run(args, agent, output).await,
+        Command::Check(_)
+        | Command::Xml(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Serve(_) => unreachable!("these need no agent and were run before"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        for line in ["hypernova --json --socket /x list", "hypernova list --json --socket /x"] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert!(cli.json && cli.socket.as_deref() == Some(Path::new("/x")), "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_ends_with_2() {
+        for line in [
+            "hypernova fly",
+            "hypernova boot web",
+            "hypernova boot web --image x --memory 0",
+            "hypernova boot web --image x --checksum sha256:12",
+            "hypernova boot web --image x --ramdisk y",
+            "hypernova stop",
+            "hypernova console web --until x --timeout soon",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! `[compute]`: host resources and how requests on instances behave.
+
+use std::time::Duration;
+
+use crate::config::opt::{Opt, section};
+
+section! {
+    /// Host resources and how requests on instances behave.
+    Compute in "compute":
+
+    /// How often a guest that is to shut down is asked again.
+    shutdown_retry_interval: Duration = Opt::seconds(1).default("10");
+
+    /// How many disks a guest may have; -1: any number.
+    max_disk_devices_to_attach: i64 = Opt::integer(-1, i64::MAX).default("-1");
+
+    /// VMDK subtypes that an image may have. Empty: none.
+    vmdk_allowed_types: Vec<String> = Opt::list().default("streamOptimized,monolithicSparse");
+
+    /// Host CPUs that guests share, such as 0-3,8-11,^2. Unset: all.
+    cpu_shared_set: Option<String> = Opt::text();
+}

@@ -1,0 +1,150 @@
+//! `[DEFAULT]`: who this host is, where things are, how builds behave.
+
+use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::opt::{Opt, choices, section};
+use crate::config::value::Kind;
+use crate::model::secret::Secret;
+
+choices! {
+    /// What a config drive is.
+    ConfigDriveFormat:
+    Iso9660 = "iso9660",
+    Vfat = "vfat",
+}
+
+choices! {
+    /// Whether a disk's space is taken when it is made.
+    Preallocate:
+    /// As the guest writes.
+    None = "none",
+    /// At once.
+    Space = "space",
+}
+
+choices! {
+    /// The pointer that a guest with a graphical console gets.
+    PointerModel:
+    Ps2Mouse = "ps2mouse",
+    UsbTablet = "usbtablet",
+}
+
+section! {
+    /// The agent as a whole.
+    DefaultSection in "DEFAULT":
+
+    /// The compute service's name on the message bus and in nova's records. Changing it on a
+    /// host with instances orphans them.
+    host: String = Opt::kind(Kind::HostDomain).of_host(host_name, "this machine's host name");
+
+    /// This host's address on the management network.
+    my_ip: String = Opt::text().of_host(first_ipv4, "the IPv4 address of the default route");
+
+    /// Where the agent keeps its state.
+    state_path: PathBuf = Opt::text().default("/var/lib/nova");
+
+    /// The instance directories, with the image cache and its locks.
+    instances_path: PathBuf = Opt::text().default("$state_path/instances");
+
+    /// The hypervisor: libvirt, or `fake.FakeDriver`, which keeps its guests in memory.
+    compute_driver: String = Opt::text().default("libvirt.LibvirtDriver");
+
+    /// The RabbitMQ servers, with user and password:
+    /// rabbit://user:password@host:5672,user:password@host2:5672/virtual_host
+    transport_url: Secret = Opt::text().default("rabbit://").secret();
+
+    /// The topic exchange that the control plane publishes to.
+    control_exchange: String = Opt::text().default("nova");
+
+    /// How long an answer from another service may take.
+    rpc_response_timeout: Duration = Opt::seconds(1).default("60");
+
+    /// Whether to answer `oslo_rpc_server_ping`.
+    rpc_ping_enabled: bool = Opt::boolean().default("false");
+
+    /// After a stop signal the agent ends within this time, whatever still runs. What was cut
+    /// off is resumed at the next start.
+    graceful_shutdown_timeout: Duration = Opt::seconds(0).default("180");
+
+    /// How long running workflows may go on after a stop signal before they are parked. It
+    /// should be less than graceful_shutdown_timeout.
+    manager_shutdown_timeout: Duration = Opt::seconds(0).default("160");
+
+    /// How a domain is named from the instance's number: a printf format as nova has it, with
+    /// %d or %x of the number, or %(uuid)s, %(name)s and %(hostname)s.
+    instance_name_template: String = Opt::text().default("instance-%08x");
+
+    /// Whether every guest gets a config drive, asked for or not.
+    force_config_drive: bool = Opt::boolean().default("false");
+
+    /// What a config drive is.
+    config_drive_format: ConfigDriveFormat =
+        Opt::choice(ConfigDriveFormat::CHOICES).default("iso9660");
+
+    /// The program that makes an ISO.
+    mkisofs_cmd: String = Opt::text().default("genisoimage");
+
+    /// Whether `[libvirt] images_type = default` means qcow2 overlays over the cached image
+    /// (true) or whole raw copies (false).
+    use_cow_images: bool = Opt::boolean().default("true");
+
+    /// Whether images become raw in the cache.
+    force_raw_images: bool = Opt::boolean().default("true");
+
+    /// Whether a disk's space is taken when it is made.
+    preallocate_images: Preallocate = Opt::choice(Preallocate::CHOICES).default("none");
+
+    /// The pointer of guests with a graphical console. Unset can't be asked for in a file.
+    pointer_model: PointerModel = Opt::choice(PointerModel::CHOICES).default("usbtablet");
+
+    /// How many builds run at once; 0: any number.
+    max_concurrent_builds: u32 = Opt::integer(0, u32::MAX as i64).default("10");
+
+    /// How long a guest may take to shut down before its power is cut. An image's
+    /// os_shutdown_timeout wins.
+    shutdown_timeout: Duration = Opt::seconds(0).default("60");
+
+    /// Whether to log what happens inside each request.
+    debug: bool = Opt::boolean().default("false");
+
+    /// A file to log to. Relative: in log_dir.
+    log_file: Option<PathBuf> = Opt::text().formerly(&[("DEFAULT", "logfile")]);
+
+    /// A directory to log to: `hypernova.log` in it, or log_file.
+    log_dir: Option<PathBuf> = Opt::text().formerly(&[("DEFAULT", "logdir")]);
+
+    /// Whether to log to journald. `[hypernova] log_format` wins.
+    use_journal: bool = Opt::boolean().default("false");
+}
+
+/// nova: conf/netconf.py, `socket.gethostname()`.
+fn host_name() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "localhost".to_owned())
+}
+
+/// The address that packets to the world would leave from; nothing is sent to find it.
+/// oslo.utils: netutils.py, `get_my_ipv4`.
+fn first_ipv4() -> String {
+    let address = || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect("8.8.8.8:80")?;
+        socket.local_addr()
+    };
+    address().map_or_else(|_| "127.0.0.1".to_owned(), |address| address.ip().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_asked_for_its_name_and_address() {
+        assert!(!host_name().is_empty());
+        assert!(first_ipv4().parse::<std::net::Ipv4Addr>().is_ok());
+    }
+}

@@ -1,0 +1,552 @@
+//! A hypervisor that keeps its world in memory: domains that are defined, run, pause, are saved and
+//! go away, with the events and refusals of libvirt. `compute_driver = fake.FakeDriver` runs the
+//! whole agent on it; tests tell it what should fail and ask what became of the world.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+use super::libvirt::xml;
+use super::spec::{DomainSpec, GraphicsSpec, SerialSpec};
+use super::{
+    ConsoleEndpoints, DiskStats, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor,
+    HypervisorError, InterfaceStats, StartOptions,
+};
+use crate::model::class::Class;
+use crate::model::state::PowerState;
+
+/// State changes kept for a slow receiver.
+const EVENT_BACKLOG: usize = 1024;
+
+/// The first VNC port, as QEMU's.
+const FIRST_VNC_PORT: u16 = 5900;
+
+/// An in-memory hypervisor. Names of calls, for [`fail_at`](Self::fail_at), are the trait's
+/// methods: `"define"`, `"start"`, `"managed_save"`, …
+#[derive(Debug)]
+pub struct FakeHypervisor {
+    world: Mutex<World>,
+    events: broadcast::Sender<DomainEvent>,
+}
+
+#[derive(Debug)]
+struct World {
+    domains: BTreeMap<Uuid, FakeDomain>,
+    host: HostInfo,
+    next_id: u32,
+    latency: Duration,
+    failures: BTreeMap<String, Failure>,
+    /// Guests that don't react to the power button.
+    deaf: BTreeSet<Uuid>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Failure {
+    class: Class,
+    /// How many more times; `None`: always.
+    left: Option<u32>,
+    /// Whether the call changes the world before it fails, as when an answer is lost.
+    after: bool,
+}
+
+/// A domain of the fake.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FakeDomain {
+    /// The running definition, or the only one.
+    pub spec: DomainSpec,
+    /// What the next start takes, when that was defined while the domain ran.
+    pub next_spec: Option<DomainSpec>,
+    pub id: Option<u32>,
+    pub power_state: PowerState,
+    pub reason: String,
+    pub managed_save: bool,
+    /// Whether its definition outlives its run.
+    pub persistent: bool,
+    /// Whether it carries nova's metadata.
+    pub nova_owned: bool,
+    /// How many times the guest was booted, restores not counted.
+    pub boots: u32,
+}
+
+impl FakeDomain {
+    fn is_active(&self) -> bool {
+        self.id.is_some()
+    }
+}
+
+impl Default for FakeHypervisor {
+    fn default() -> Self {
+        Self::new("fake-mini")
+    }
+}
+
+impl FakeHypervisor {
+    /// An empty host whose node is `node`.
+    pub fn new(node: &str) -> Self {
+        let host = HostInfo {
+            node: node.to_owned(),
+            uuid: Some(Uuid::from_u128(0xfa4e)),
+            architecture: "x86_64".into(),
+            cpus: 1000,
+            memory_mib: 800_000,
+            hypervisor_type: "fake".into(),
+            hypervisor_version: 1_000,
+            library_version: 1_000,
+            guests: ["qemu", "kvm"].map(|kind| ("x86_64".into(), kind.into())).to_vec(),
+        };
+        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let world = World {
+            domains: BTreeMap::new(),
+            host,
+            next_id: 1,
+            latency: Duration::ZERO,
+            failures: BTreeMap::new(),
+            deaf: BTreeSet::new(),
+        };
+        Self { world: Mutex::new(world), events }
+    }
+
+    /// The next `call` fails and changes nothing.
+    pub fn fail_at(&self, call: &str) {
+        self.set_failure(call, Failure { class: Class::Reschedule, left: Some(1), after: false });
+    }
+
+    /// Every `call` fails from now on, until [`heal`](Self::heal).
+    pub fn fail_always(&self, call: &str) {
+        self.set_failure(call, Failure { class: Class::Reschedule, left: None, after: false });
+    }
+
+    /// The next `times` of `call` fail with that class.
+    pub fn fail_with(&self, call: &str, class: Class, times: u32) {
+        self.set_failure(call, Failure { class, left: Some(times), after: false });
+    }
+
+    /// The next `call` does its work and then fails, as when the answer is lost on its way.
+    pub fn fail_after(&self, call: &str) {
+        self.set_failure(call, Failure { class: Class::Transient, left: Some(1), after: true });
+    }
+
+    /// Takes every planned failure back.
+    pub fn heal(&self) {
+        self.lock().failures.clear();
+    }
+
+    /// Each call takes that long from now on.
+    pub fn set_latency(&self, latency: Duration) {
+        self.lock().latency = latency;
+    }
+
+    /// The host as the fake describes it from now on.
+    pub fn set_host(&self, host: HostInfo) {
+        self.lock().host = host;
+    }
+
+    /// Whether that guest ignores the power button.
+    pub fn ignore_power_button(&self, uuid: Uuid, ignore: bool) {
+        let mut world = self.lock();
+        if ignore {
+            world.deaf.insert(uuid);
+        } else {
+            world.deaf.remove(&uuid);
+        }
+    }
+
+    /// A domain that an operator made beside nova: not ours to touch.
+    pub fn add_foreign(&self, mut spec: DomainSpec) {
+        spec.metadata = Default::default();
+        let domain = FakeDomain { nova_owned: false, ..FakeDomain::defined(spec) };
+        self.lock().domains.insert(domain.spec.uuid, domain);
+    }
+
+    /// The guest powers itself off, as `poweroff` in it does.
+    pub fn guest_powers_off(&self, uuid: Uuid) {
+        self.lock().stop(uuid, PowerState::Shutdown, "shutdown", &self.events);
+    }
+
+    /// The guest crashes.
+    pub fn guest_crashes(&self, uuid: Uuid) {
+        self.lock().stop(uuid, PowerState::Crashed, "crashed", &self.events);
+    }
+
+    /// Everything there is: what became of the world.
+    pub fn world(&self) -> Vec<FakeDomain> {
+        self.lock().domains.values().cloned().collect()
+    }
+
+    /// One domain of the world.
+    pub fn get(&self, uuid: Uuid) -> Option<FakeDomain> {
+        self.lock().domains.get(&uuid).cloned()
+    }
+
+    fn set_failure(&self, call: &str, failure: Failure) {
+        self.lock().failures.insert(call.to_owned(), failure);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs one call on the world, with the latency and the failures asked for.
+    async fn call<T>(
+        &self,
+        call: &'static str,
+        f: impl FnOnce(&mut World) -> Result<T, HypervisorError>,
+    ) -> Result<T, HypervisorError> {
+        let latency = self.lock().latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        let mut world = self.lock();
+        let failure = world.take_failure(call);
+        let planned = failure.map(|failure| HypervisorError::Refused {
+            operation: call,
+            message: "the fake was told to fail".into(),
+            class: failure.class,
+        });
+        match (planned, failure) {
+            (Some(error), Some(Failure { after: true, .. })) => {
+                f(&mut world)?;
+                Err(error)
+            }
+            (Some(error), _) => Err(error),
+            (None, _) => f(&mut world),
+        }
+    }
+}
+
+impl FakeDomain {
+    fn defined(spec: DomainSpec) -> Self {
+        Self {
+            spec,
+            next_spec: None,
+            id: None,
+            power_state: PowerState::Shutdown,
+            reason: "unknown".into(),
+            managed_save: false,
+            persistent: true,
+            nova_owned: true,
+            boots: 0,
+        }
+    }
+}
+
+impl World {
+    fn take_failure(&mut self, call: &str) -> Option<Failure> {
+        let failure = self.failures.get_mut(call)?;
+        let taken = *failure;
+        if let Some(left) = &mut failure.left {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.failures.remove(call);
+            }
+        }
+        Some(taken)
+    }
+
+    fn found(&mut self, uuid: Uuid) -> Result<&mut FakeDomain, HypervisorError> {
+        self.domains.get_mut(&uuid).ok_or(HypervisorError::NoDomain(uuid))
+    }
+
+    fn ours(&mut self, uuid: Uuid) -> Result<&mut FakeDomain, HypervisorError> {
+        let domain = self.found(uuid)?;
+        if domain.nova_owned {
+            Ok(domain)
+        } else {
+            Err(HypervisorError::NotOurs { name: domain.spec.name.clone() })
+        }
+    }
+
+    /// Ends a run. What had no definition beside it is gone.
+    fn stop(
+        &mut self,
+        uuid: Uuid,
+        power_state: PowerState,
+        reason: &str,
+        events: &broadcast::Sender<DomainEvent>,
+    ) {
+        let Some(domain) = self.domains.get_mut(&uuid).filter(|domain| domain.is_active()) else {
+            return;
+        };
+        domain.id = None;
+        domain.power_state = power_state;
+        domain.reason = reason.into();
+        if let Some(spec) = domain.next_spec.take() {
+            domain.spec = spec;
+        }
+        if !domain.persistent {
+            self.domains.remove(&uuid);
+        }
+        send(events, uuid, power_state, reason);
+    }
+}
+
+fn send(events: &broadcast::Sender<DomainEvent>, uuid: Uuid, state: PowerState, detail: &str) {
+    // Nobody listening is fine.
+    events
+        .send(DomainEvent { instance_uuid: uuid, power_state: state, detail: detail.into() })
+        .ok();
+}
+
+/// libvirt's refusal of something the domain's state doesn't allow.
+fn wrong_state(operation: &'static str, message: &str) -> HypervisorError {
+    HypervisorError::Refused { operation, message: message.into(), class: Class::Refused }
+}
+
+#[async_trait]
+impl Hypervisor for FakeHypervisor {
+    async fn define(&self, spec: &DomainSpec) -> Result<(), HypervisorError> {
+        self.call("define", |world| {
+            if let Some(other) = world
+                .domains
+                .values()
+                .find(|d| d.spec.name == spec.name && d.spec.uuid != spec.uuid)
+            {
+                return Err(match other.nova_owned {
+                    false => HypervisorError::NotOurs { name: spec.name.clone() },
+                    true => wrong_state("define", "the name belongs to another domain"),
+                });
+            }
+            match world.ours(spec.uuid) {
+                Ok(domain) if domain.is_active() => {
+                    domain.persistent = true;
+                    domain.next_spec = Some(spec.clone());
+                }
+                Ok(domain) => domain.spec = spec.clone(),
+                Err(HypervisorError::NoDomain(uuid)) => {
+                    world.domains.insert(uuid, FakeDomain::defined(spec.clone()));
+                }
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn start(&self, uuid: Uuid, options: StartOptions) -> Result<(), HypervisorError> {
+        self.call("start", |world| {
+            let id = world.next_id;
+            let domain = world.ours(uuid)?;
+            if domain.is_active() {
+                return Ok(());
+            }
+            let restored = domain.managed_save && !options.force_boot;
+            domain.managed_save = false;
+            domain.id = Some(id);
+            domain.boots += u32::from(!restored);
+            let booted = if restored { "restored" } else { "booted" };
+            (domain.power_state, domain.reason) = match options.paused {
+                true => (PowerState::Paused, "starting up".into()),
+                false => (PowerState::Running, booted.into()),
+            };
+            world.next_id += 1;
+            send(&self.events, uuid, PowerState::Running, booted);
+            if options.paused {
+                send(&self.events, uuid, PowerState::Paused, "paused");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn destroy(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.call("destroy", |world| {
+            world.ours(uuid)?;
+            world.stop(uuid, PowerState::Shutdown, "destroyed", &self.events);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn undefine(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.call("undefine", |world| {
+            if !world.domains.contains_key(&uuid) {
+                return Ok(());
+            }
+            let domain = world.ours(uuid)?;
+            domain.managed_save = false;
+            domain.persistent = false;
+            if !domain.is_active() {
+                world.domains.remove(&uuid);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn press_power_button(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.call("press_power_button", |world| {
+            let domain = world.ours(uuid)?;
+            // A guest whose CPUs stand still can't hear it either.
+            let hears = domain.power_state == PowerState::Running;
+            if hears && !world.deaf.contains(&uuid) {
+                world.stop(uuid, PowerState::Shutdown, "shutdown", &self.events);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn pause(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.call("pause", |world| {
+            let domain = world.ours(uuid)?;
+            match domain.power_state {
+                PowerState::Paused => return Ok(()),
+                PowerState::Running => {}
+                _ => return Err(wrong_state("pause", "domain is not running")),
+            }
+            domain.power_state = PowerState::Paused;
+            domain.reason = "user".into();
+            send(&self.events, uuid, PowerState::Paused, "paused");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn unpause(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.call("unpause", |world| {
+            let domain = world.ours(uuid)?;
+            match domain.power_state {
+                PowerState::Running => return Ok(()),
+                PowerState::Paused => {}
+                _ => return Err(wrong_state("unpause", "domain is not running")),
+            }
+            domain.power_state = PowerState::Running;
+            domain.reason = "unpaused".into();
+            send(&self.events, uuid, PowerState::Running, "unpaused");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn managed_save(&self, uuid: Uuid, within: Duration) -> Result<(), HypervisorError> {
+        let latency = self.lock().latency;
+        if latency > within {
+            tokio::time::sleep(within).await;
+            let operation = "managed save";
+            return Err(HypervisorError::TimedOut { operation, after: within });
+        }
+        self.call("managed_save", |world| {
+            let domain = world.ours(uuid)?;
+            match (domain.is_active(), domain.managed_save) {
+                (false, true) => return Ok(()),
+                (false, false) => return Err(wrong_state("managed save", "domain is not running")),
+                (true, _) => domain.managed_save = true,
+            }
+            world.stop(uuid, PowerState::Shutdown, "saved", &self.events);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn drop_managed_save(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.call("drop_managed_save", |world| {
+            world.ours(uuid)?.managed_save = false;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn domain(&self, uuid: Uuid) -> Result<Option<DomainInfo>, HypervisorError> {
+        self.call("domain", |world| Ok(world.domains.get(&uuid).map(info))).await
+    }
+
+    async fn domains(&self) -> Result<Vec<DomainInfo>, HypervisorError> {
+        self.call("domains", |world| Ok(world.domains.values().map(info).collect())).await
+    }
+
+    async fn domain_xml(&self, uuid: Uuid, inactive: bool) -> Result<String, HypervisorError> {
+        self.call("domain_xml", |world| {
+            let domain = world.found(uuid)?;
+            let next = domain.next_spec.as_ref().filter(|_| inactive);
+            Ok(xml::domain_xml(next.unwrap_or(&domain.spec)))
+        })
+        .await
+    }
+
+    async fn console_endpoints(&self, uuid: Uuid) -> Result<ConsoleEndpoints, HypervisorError> {
+        self.call("console_endpoints", |world| {
+            let domain = world.found(uuid)?;
+            let Some(id) = domain.id else { return Ok(ConsoleEndpoints::default()) };
+            let offset = u16::try_from(id % 1000).unwrap_or_default();
+            let vnc = domain.spec.graphics.iter().find_map(|graphics| match graphics {
+                GraphicsSpec::Vnc { listen } => Some((listen.clone(), FIRST_VNC_PORT + offset)),
+                GraphicsSpec::Spice { .. } => None,
+            });
+            let serial = domain.spec.serials.iter().filter_map(|serial| match serial {
+                SerialSpec::Tcp { address, port, .. } => Some((address.clone(), *port)),
+                SerialSpec::Pty { .. } => None,
+            });
+            Ok(ConsoleEndpoints { vnc, serial: serial.collect() })
+        })
+        .await
+    }
+
+    async fn stats(&self, uuid: Uuid) -> Result<DomainStats, HypervisorError> {
+        self.call("stats", |world| Ok(stats(world.found(uuid)?, true))).await
+    }
+
+    async fn all_stats(&self) -> Result<Vec<DomainStats>, HypervisorError> {
+        self.call("all_stats", |world| {
+            Ok(world.domains.values().map(|domain| stats(domain, false)).collect())
+        })
+        .await
+    }
+
+    async fn host_info(&self) -> Result<HostInfo, HypervisorError> {
+        self.call("host_info", |world| Ok(world.host.clone())).await
+    }
+
+    fn events(&self) -> broadcast::Receiver<DomainEvent> {
+        self.events.subscribe()
+    }
+}
+
+fn info(domain: &FakeDomain) -> DomainInfo {
+    DomainInfo {
+        instance_uuid: domain.spec.uuid,
+        name: domain.spec.name.clone(),
+        id: domain.id,
+        power_state: domain.power_state,
+        reason: domain.reason.clone(),
+        managed_save: domain.managed_save,
+        nova_owned: domain.nova_owned,
+    }
+}
+
+/// Counters of nothing, for the devices there are; libvirt names addresses for one domain only.
+fn stats(domain: &FakeDomain, with_addresses: bool) -> DomainStats {
+    let spec = &domain.spec;
+    let active = domain.is_active();
+    DomainStats {
+        instance_uuid: spec.uuid,
+        name: spec.name.clone(),
+        power_state: Some(domain.power_state),
+        cpu_time_ns: 0,
+        vcpu_times_ns: if active { vec![0; spec.vcpus as usize] } else { Vec::new() },
+        memory_max_kib: spec.memory_kib,
+        memory_used_kib: if active { spec.memory_kib } else { 0 },
+        disks: spec
+            .disks
+            .iter()
+            .map(|disk| DiskStats {
+                target: disk.target.clone(),
+                errors: -1,
+                ..DiskStats::default()
+            })
+            .collect(),
+        interfaces: spec
+            .interfaces
+            .iter()
+            .filter(|_| active)
+            .map(|interface| InterfaceStats {
+                device: interface.target.clone().unwrap_or_default(),
+                mac_address: with_addresses.then(|| interface.mac_address.clone()),
+                ..InterfaceStats::default()
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,331 @@
+//! [`Hypervisor`] over libvirt. Each operation looks at the domain first and changes only what is
+//! not yet as asked: that makes it safe to repeat, after a lost connection or by a resumed workflow.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use uuid::Uuid;
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::ErrorNumber;
+use virt_sys as sys;
+
+use super::errors::Fault;
+use super::xml::{self, NOVA_NAMESPACE, OLD_NOVA_NAMESPACE};
+use super::{Libvirt, caps, state, stats};
+use crate::hypervisor::spec::DomainSpec;
+use crate::hypervisor::{
+    ConsoleEndpoints, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor, HypervisorError,
+    StartOptions,
+};
+
+#[async_trait]
+impl Hypervisor for Libvirt {
+    async fn define(&self, spec: &DomainSpec) -> Result<(), HypervisorError> {
+        let (uuid, name) = (spec.uuid, spec.name.clone());
+        let xml = xml::domain_xml(spec);
+        self.call("define", move |connect| {
+            // libvirt itself refuses a name that another UUID has; what it would take is the
+            // definition of a domain that isn't ours.
+            for found in [find(connect, uuid)?, find_by_name(connect, &name)?].iter().flatten() {
+                must_be_ours(found)?;
+            }
+            Domain::define_xml(connect, &xml)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn start(&self, uuid: Uuid, options: StartOptions) -> Result<(), HypervisorError> {
+        self.job("start", self.options.job_timeout, move |connect| {
+            let domain = ours(connect, uuid)?;
+            if domain.is_active()? {
+                return Ok(());
+            }
+            let mut flags = 0;
+            if options.paused {
+                flags |= sys::VIR_DOMAIN_START_PAUSED;
+            }
+            if options.force_boot {
+                flags |= sys::VIR_DOMAIN_START_FORCE_BOOT;
+            }
+            match domain.create_with_flags(flags) {
+                // Drivers without managed save don't know the flag, and have nothing to drop.
+                Err(error) if options.force_boot && is_unknown_flag(&error) => {
+                    domain.create_with_flags(flags & !sys::VIR_DOMAIN_START_FORCE_BOOT)?
+                }
+                result => result?,
+            };
+            Ok(())
+        })
+        .await
+    }
+
+    async fn destroy(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.job("destroy", self.options.job_timeout, move |connect| {
+            let domain = ours(connect, uuid)?;
+            match domain.destroy() {
+                // It stopped by itself, or was never on.
+                Err(_) if !domain.is_active()? => Ok(()),
+                result => Ok(result?),
+            }
+        })
+        .await
+    }
+
+    async fn undefine(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.call("undefine", move |connect| {
+            let Some(domain) = find(connect, uuid)? else { return Ok(()) };
+            must_be_ours(&domain)?;
+            match undefine_wholly(&domain) {
+                Err(error) if error.code() == ErrorNumber::NoDomain => Ok(()),
+                result => Ok(result?),
+            }
+        })
+        .await
+    }
+
+    async fn press_power_button(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.change("press power button", uuid, |domain| match domain.shutdown() {
+            Err(_) if !domain.is_active()? => Ok(()),
+            result => result.map(drop),
+        })
+        .await
+    }
+
+    async fn pause(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.change("pause", uuid, |domain| match domain.get_state()?.0 {
+            sys::VIR_DOMAIN_PAUSED => Ok(()),
+            _ => domain.suspend().map(drop),
+        })
+        .await
+    }
+
+    async fn unpause(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.change("unpause", uuid, |domain| match domain.get_state()?.0 {
+            sys::VIR_DOMAIN_RUNNING => Ok(()),
+            _ => domain.resume().map(drop),
+        })
+        .await
+    }
+
+    async fn managed_save(&self, uuid: Uuid, within: Duration) -> Result<(), HypervisorError> {
+        let saved = self
+            .job("managed save", within, move |connect| {
+                let domain = ours(connect, uuid)?;
+                if !domain.is_active()? && domain.has_managed_save(0)? {
+                    return Ok(());
+                }
+                domain.managed_save(0)?;
+                Ok(())
+            })
+            .await;
+        if matches!(saved, Err(HypervisorError::TimedOut { .. })) {
+            self.abort_job(uuid).await;
+        }
+        saved
+    }
+
+    async fn drop_managed_save(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.change("drop managed save", uuid, |domain| match domain.has_managed_save(0)? {
+            true => domain.managed_save_remove(0).map(drop),
+            false => Ok(()),
+        })
+        .await
+    }
+
+    async fn domain(&self, uuid: Uuid) -> Result<Option<DomainInfo>, HypervisorError> {
+        self.call("look up domain", move |connect| {
+            let Some(domain) = find(connect, uuid)? else { return Ok(None) };
+            Ok(info(&domain)?)
+        })
+        .await
+    }
+
+    async fn domains(&self) -> Result<Vec<DomainInfo>, HypervisorError> {
+        self.call("list domains", |connect| {
+            let domains = connect.list_all_domains(0)?;
+            // One that vanished between the list and the question is left out.
+            let infos = domains.iter().filter_map(|domain| info(domain).transpose());
+            Ok(infos.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    async fn domain_xml(&self, uuid: Uuid, inactive: bool) -> Result<String, HypervisorError> {
+        let flags = if inactive { sys::VIR_DOMAIN_XML_INACTIVE } else { 0 };
+        self.call("read XML", move |connect| {
+            let domain = found(connect, uuid)?;
+            domain.get_xml_desc(flags).map_err(|error| Fault::for_domain(error, uuid))
+        })
+        .await
+    }
+
+    async fn console_endpoints(&self, uuid: Uuid) -> Result<ConsoleEndpoints, HypervisorError> {
+        let xml = self.domain_xml(uuid, false).await?;
+        xml::read::consoles(&xml).map_err(|error| HypervisorError::Garbled {
+            operation: "read consoles",
+            message: error.to_string(),
+        })
+    }
+
+    async fn stats(&self, uuid: Uuid) -> Result<DomainStats, HypervisorError> {
+        self.call("read counters", move |connect| {
+            let domain = found(connect, uuid)?;
+            let mut stats = stats::of_domain(&domain)
+                .map_err(|error| Fault::for_domain(error, uuid))?
+                .ok_or(HypervisorError::NoDomain(uuid))?;
+            let facts = domain.get_xml_desc(0).map(|xml| xml::read::domain_facts(&xml));
+            if let Ok(Ok(facts)) = facts {
+                for interface in &mut stats.interfaces {
+                    interface.mac_address = facts
+                        .interfaces
+                        .iter()
+                        .find(|fact| fact.target.as_deref() == Some(&interface.device))
+                        .map(|fact| fact.mac_address.clone());
+                }
+            }
+            Ok(stats)
+        })
+        .await
+    }
+
+    async fn all_stats(&self) -> Result<Vec<DomainStats>, HypervisorError> {
+        self.call("read all counters", |connect| Ok(stats::of_all(connect)?)).await
+    }
+
+    async fn host_info(&self) -> Result<HostInfo, HypervisorError> {
+        self.call("read host", caps::host_info).await
+    }
+
+    fn events(&self) -> broadcast::Receiver<DomainEvent> {
+        self.events.subscribe()
+    }
+}
+
+impl Libvirt {
+    /// One short change of a domain that must be ours.
+    async fn change(
+        &self,
+        operation: &'static str,
+        uuid: Uuid,
+        f: impl Fn(&Domain) -> Result<(), virt::error::Error> + Send + Sync + 'static,
+    ) -> Result<(), HypervisorError> {
+        self.call(operation, move |connect| {
+            let domain = ours(connect, uuid)?;
+            f(&domain).map_err(|error| Fault::for_domain(error, uuid))
+        })
+        .await
+    }
+}
+
+fn absent_is_none(
+    result: Result<Domain, virt::error::Error>,
+) -> Result<Option<Domain>, virt::error::Error> {
+    match result {
+        Err(error) if error.code() == ErrorNumber::NoDomain => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+fn find(connect: &Connect, uuid: Uuid) -> Result<Option<Domain>, virt::error::Error> {
+    absent_is_none(Domain::lookup_by_uuid(connect, uuid))
+}
+
+fn find_by_name(connect: &Connect, name: &str) -> Result<Option<Domain>, virt::error::Error> {
+    // No domain has such a name, and C can't be asked for it.
+    if name.contains('\0') {
+        return Ok(None);
+    }
+    absent_is_none(Domain::lookup_by_name(connect, name))
+}
+
+fn found(connect: &Connect, uuid: Uuid) -> Result<Domain, Fault> {
+    find(connect, uuid)?.ok_or(Fault::Ours(HypervisorError::NoDomain(uuid)))
+}
+
+fn ours(connect: &Connect, uuid: Uuid) -> Result<Domain, Fault> {
+    let domain = found(connect, uuid)?;
+    must_be_ours(&domain)?;
+    Ok(domain)
+}
+
+fn must_be_ours(domain: &Domain) -> Result<(), Fault> {
+    match is_ours(domain)? {
+        true => Ok(()),
+        false => Err(HypervisorError::NotOurs { name: domain.get_name()? }.into()),
+    }
+}
+
+/// Whether nova's metadata is in the domain. Without it the domain is an operator's own.
+fn is_ours(domain: &Domain) -> Result<bool, virt::error::Error> {
+    for namespace in [NOVA_NAMESPACE, OLD_NOVA_NAMESPACE] {
+        let kind = sys::VIR_DOMAIN_METADATA_ELEMENT as i32;
+        match domain.get_metadata(kind, Some(namespace), 0) {
+            Ok(_) => return Ok(true),
+            Err(error) if error.code() == ErrorNumber::NoDomainMetadata => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// `None` when it vanished meanwhile.
+fn info(domain: &Domain) -> Result<Option<DomainInfo>, virt::error::Error> {
+    let read = || {
+        let (number, reason) = domain.get_state()?;
+        Ok(DomainInfo {
+            instance_uuid: domain.get_uuid()?,
+            name: domain.get_name()?,
+            id: domain.get_id(),
+            power_state: state::power_state(number),
+            reason: state::reason(number, reason).to_owned(),
+            managed_save: has_managed_save(domain)?,
+            nova_owned: is_ours(domain)?,
+        })
+    };
+    match read() {
+        Err(error) if is_gone(&error) => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+fn is_gone(error: &virt::error::Error) -> bool {
+    error.code() == ErrorNumber::NoDomain
+}
+
+/// A driver that can't save has saved nothing.
+fn has_managed_save(domain: &Domain) -> Result<bool, virt::error::Error> {
+    match domain.has_managed_save(0) {
+        Err(error) if error.code() == ErrorNumber::NoSupport => Ok(false),
+        result => result,
+    }
+}
+
+/// Removes a definition with all that belongs to it, by the flags this libvirt knows.
+///
+/// nova: virt/libvirt/guest.py, `delete_configuration`
+fn undefine_wholly(domain: &Domain) -> Result<(), virt::error::Error> {
+    let saved = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE;
+    let snapshots = saved | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
+    let nvram = snapshots | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
+    let all = nvram | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
+    for flags in [all, nvram, snapshots, saved] {
+        match domain.undefine_flags(flags) {
+            Err(error) if is_unknown_flag(&error) => {}
+            result => return result,
+        }
+    }
+    if has_managed_save(domain)? {
+        domain.managed_save_remove(0)?;
+    }
+    domain.undefine()
+}
+
+fn is_unknown_flag(error: &virt::error::Error) -> bool {
+    matches!(
+        error.code(),
+        ErrorNumber::InvalidArg | ErrorNumber::NoSupport | ErrorNumber::ArgumentUnsupported
+    )
+}

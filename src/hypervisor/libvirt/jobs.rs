@@ -1,0 +1,87 @@
+//! Calls that stay inside libvirt for seconds or minutes: each on a connection of its own, so that
+//! it doesn't use up the few requests libvirtd answers at once on the shared one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tracing::{debug, warn};
+use uuid::Uuid;
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt_sys as sys;
+
+use super::connection::Handle;
+use super::errors::{Fault, is_broken};
+use super::{ATTEMPTS, Libvirt};
+use crate::hypervisor::HypervisorError;
+
+impl Libvirt {
+    /// Runs one long call on a blocking thread and a new connection; otherwise as
+    /// [`call`](Self::call): safe to repeat, plain data out, not cancelled when dropped.
+    pub(super) async fn job<T, F>(
+        &self,
+        operation: &'static str,
+        within: Duration,
+        f: F,
+    ) -> Result<T, HypervisorError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connect) -> Result<T, Fault> + Send + 'static,
+    {
+        let work = async {
+            let permit = Arc::clone(&self.job_permits).acquire_owned().await;
+            let permit = permit.expect("the semaphore is never closed");
+            let options = self.options.clone();
+            let run = move || {
+                let _permit = permit;
+                let mut attempt = 1;
+                loop {
+                    let message = match Handle::open(
+                        &options.uri,
+                        options.keepalive,
+                        options.reconnect_patience,
+                    ) {
+                        Err(message) => return Err(unreachable(&options.uri, message)),
+                        Ok(handle) => match f(handle.connect()) {
+                            Err(Fault::Virt(error)) if is_broken(&error) || !handle.is_alive() => {
+                                error.message().to_owned()
+                            }
+                            result => return result.map_err(|fault| fault.into_error(operation)),
+                        },
+                    };
+                    debug!(operation, attempt, error = message, "libvirt connection broke");
+                    if attempt == ATTEMPTS {
+                        return Err(unreachable(&options.uri, message));
+                    }
+                    attempt += 1;
+                }
+            };
+            tokio::task::spawn_blocking(run).await.unwrap_or_else(|error| {
+                Err(HypervisorError::Garbled { operation, message: error.to_string() })
+            })
+        };
+        let timed_out = Err(HypervisorError::TimedOut { operation, after: within });
+        timeout(within, work).await.unwrap_or(timed_out)
+    }
+
+    /// Asks libvirt to give up the job that runs on a domain, such as a save that took too long.
+    /// Best effort: the job may have ended by itself.
+    pub(super) async fn abort_job(&self, uuid: Uuid) {
+        let abort = move |connect: &Connect| {
+            let domain = Domain::lookup_by_uuid(connect, uuid)?;
+            // SAFETY: the domain's handle is valid until the end of this closure.
+            match unsafe { sys::virDomainAbortJob(domain.as_ptr()) } {
+                0.. => Ok(()),
+                _ => Err(virt::error::Error::last_error().into()),
+            }
+        };
+        if let Err(error) = self.call("abort job", abort).await {
+            warn!(instance_uuid = %uuid, %error, "the job could not be aborted");
+        }
+    }
+}
+
+fn unreachable(uri: &str, message: String) -> HypervisorError {
+    HypervisorError::Unreachable { uri: uri.to_owned(), message }
+}

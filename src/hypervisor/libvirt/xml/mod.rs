@@ -1,0 +1,19 @@
+//! Domain XML, both ways. `domain` writes what libvirt is asked to define, from a
+//! [`DomainSpec`](crate::hypervisor::spec::DomainSpec) alone; `read` takes the few facts we need
+//! out of what libvirt gives back and steps over everything it doesn't know. Pure: no libvirt here.
+
+mod devices;
+mod domain;
+mod element;
+mod metadata;
+mod node;
+pub mod read;
+
+pub use domain::domain_xml;
+pub use node::{Node, XmlError};
+
+/// The namespace of nova's metadata in a domain. nova: virt/libvirt/config.py, `NOVA_NS`
+pub const NOVA_NAMESPACE: &str = "http://openstack.org/xmlns/libvirt/nova/1.1";
+
+/// What nova wrote before 2020, still in domains that were never hard-rebooted since.
+pub const OLD_NOVA_NAMESPACE: &str = "http://openstack.org/xmlns/libvirt/nova/1.0";

@@ -1,0 +1,252 @@
+//! Records in memory, by the same rules as `sqlite.rs`: for tests of the rooms above, and for an
+//! agent that keeps nothing. What is left at its end can be asked for, and a named call can fail.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::history::{History, RecordedEvent, RecordedFault, fault_message};
+use super::{Expected, InstanceFault, Records, RecordsError, rules};
+use crate::model::context::RequestContext;
+use crate::model::object::{Instance, VersionedObject};
+use crate::model::time::Timestamp;
+
+/// Records that live as long as the process.
+#[derive(Debug)]
+pub struct FakeRecords {
+    host: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    instances: BTreeMap<Uuid, Instance>,
+    last_id: i64,
+    events: BTreeMap<Uuid, Vec<RecordedEvent>>,
+    faults: BTreeMap<Uuid, Vec<RecordedFault>>,
+    fail_at: Option<String>,
+}
+
+impl FakeRecords {
+    pub fn new(host: impl Into<String>) -> Self {
+        Self { host: host.into(), state: Mutex::default() }
+    }
+
+    /// Makes the next call of the method named `call` fail as a broken storage would.
+    pub fn fail_at(&self, call: &str) {
+        self.state().fail_at = Some(call.to_owned());
+    }
+
+    /// Every record, deleted ones included.
+    pub fn all(&self) -> Vec<Instance> {
+        self.state().instances.values().cloned().collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, call: &'static str) -> Result<MutexGuard<'_, State>, RecordsError> {
+        let mut state = self.state();
+        if state.fail_at.as_deref() == Some(call) {
+            state.fail_at = None;
+            let message = format!("told to fail at {call}");
+            return Err(RecordsError::Storage { operation: "used", message });
+        }
+        Ok(state)
+    }
+}
+
+impl State {
+    fn live(&self, uuid: Uuid) -> Result<&Instance, RecordsError> {
+        let record = self.instances.get(&uuid).filter(|record| !rules::is_deleted(record));
+        record.ok_or(RecordsError::NotFound(uuid))
+    }
+
+    fn known(&self, uuid: Uuid) -> Result<(), RecordsError> {
+        self.instances.contains_key(&uuid).then_some(()).ok_or(RecordsError::NotFound(uuid))
+    }
+}
+
+#[async_trait]
+impl Records for FakeRecords {
+    async fn receive(
+        &self,
+        _: &RequestContext,
+        instance: Instance,
+    ) -> Result<Instance, RecordsError> {
+        let mut state = self.enter("receive")?;
+        let uuid = rules::uuid_of(&instance)?;
+        let id = rules::id_of(uuid, &instance)?;
+        if let Some(record) = state.instances.get_mut(&uuid) {
+            if rules::is_deleted(record) {
+                return Err(rules::refuse_deleted(uuid, &instance));
+            }
+            rules::check_id(record, id)?;
+            rules::adopt_task_state(record, &instance, Timestamp::now());
+            return Ok(record.clone());
+        }
+        let id = id.unwrap_or(state.last_id + 1);
+        if state.instances.values().any(|other| other.id.get() == Some(&id)) {
+            return Err(RecordsError::Clash { uuid, what: format!("id {id} is taken") });
+        }
+        let record = rules::enter(instance, id, &self.host, Timestamp::now())?;
+        state.last_id = state.last_id.max(id);
+        state.instances.insert(uuid, record.clone());
+        Ok(record)
+    }
+
+    async fn instance(
+        &self,
+        _: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<Option<Instance>, RecordsError> {
+        Ok(self.enter("instance")?.live(uuid).ok().cloned())
+    }
+
+    async fn instances(&self, _: &RequestContext) -> Result<Vec<Instance>, RecordsError> {
+        let state = self.enter("instances")?;
+        let ours = |record: &&Instance| {
+            !rules::is_deleted(record) && record.host.value() == Some(&self.host)
+        };
+        let mut found: Vec<_> = state.instances.values().filter(ours).cloned().collect();
+        found.sort_by_key(|record| record.id.get().copied());
+        Ok(found)
+    }
+
+    async fn save(
+        &self,
+        _: &RequestContext,
+        instance: &mut Instance,
+        expected: Expected,
+    ) -> Result<(), RecordsError> {
+        let mut state = self.enter("save")?;
+        let uuid = rules::uuid_of(instance)?;
+        let record = state.live(uuid)?;
+        if instance.what_changed().is_empty() {
+            return Ok(());
+        }
+        rules::check(record, &expected)?;
+        let record = rules::merge(record, instance, Timestamp::now())?;
+        *instance = record.clone();
+        state.instances.insert(uuid, record);
+        Ok(())
+    }
+
+    async fn destroy(
+        &self,
+        _: &RequestContext,
+        instance: &mut Instance,
+    ) -> Result<(), RecordsError> {
+        let mut state = self.enter("destroy")?;
+        let uuid = rules::uuid_of(instance)?;
+        let mut record = state.instances.get(&uuid).ok_or(RecordsError::NotFound(uuid))?.clone();
+        if !rules::is_deleted(&record) {
+            record = rules::bury(&record, Timestamp::now())?;
+            state.instances.insert(uuid, record.clone());
+        }
+        *instance = record;
+        Ok(())
+    }
+
+    async fn event_started(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+        event: &str,
+    ) -> Result<(), RecordsError> {
+        let mut state = self.enter("event_started")?;
+        state.known(uuid)?;
+        let events = state.events.entry(uuid).or_default();
+        let started = RecordedEvent {
+            event: event.to_owned(),
+            request_id: context.request_id().to_owned(),
+            started_at: Timestamp::now(),
+            finished_at: None,
+            failure: None,
+            details: None,
+        };
+        match events.iter_mut().find(|e| e.event == event && e.request_id == started.request_id) {
+            Some(again) => *again = RecordedEvent { started_at: again.started_at, ..started },
+            None => events.push(started),
+        }
+        Ok(())
+    }
+
+    async fn event_finished(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+        event: &str,
+        failure: Option<(&str, &str)>,
+    ) -> Result<(), RecordsError> {
+        let mut state = self.enter("event_finished")?;
+        state.known(uuid)?;
+        let events = state.events.entry(uuid).or_default();
+        let now = Timestamp::now();
+        let mut finished = RecordedEvent {
+            event: event.to_owned(),
+            request_id: context.request_id().to_owned(),
+            started_at: now,
+            finished_at: Some(now),
+            failure: failure.map(|(message, _)| message.to_owned()),
+            details: failure.map(|(_, details)| details.to_owned()),
+        };
+        match events.iter_mut().find(|e| e.event == event && e.request_id == finished.request_id) {
+            Some(begun) => {
+                finished.started_at = begun.started_at;
+                *begun = finished;
+            }
+            None => events.push(finished),
+        }
+        Ok(())
+    }
+
+    async fn record_fault(
+        &self,
+        _: &RequestContext,
+        uuid: Uuid,
+        fault: InstanceFault,
+    ) -> Result<(), RecordsError> {
+        let mut state = self.enter("record_fault")?;
+        state.known(uuid)?;
+        state.faults.entry(uuid).or_default().push(RecordedFault {
+            code: fault.code,
+            message: fault_message(&fault.message),
+            details: fault.details,
+            created_at: Timestamp::now(),
+        });
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl History for FakeRecords {
+    async fn events(&self, uuid: Uuid) -> Result<Vec<RecordedEvent>, RecordsError> {
+        Ok(self.enter("events")?.events.get(&uuid).cloned().unwrap_or_default())
+    }
+
+    async fn faults(&self, uuid: Uuid) -> Result<Vec<RecordedFault>, RecordsError> {
+        Ok(self.enter("faults")?.faults.get(&uuid).cloned().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_named_call_fails_once() {
+        let records = FakeRecords::new("h1");
+        let context = RequestContext::admin();
+        records.fail_at("instances");
+        assert!(records.instance(&context, Uuid::nil()).await.is_ok());
+        assert!(matches!(
+            records.instances(&context).await,
+            Err(RecordsError::Storage { message, .. }) if message == "told to fail at instances"
+        ));
+        assert!(records.instances(&context).await.is_ok());
+    }
+}

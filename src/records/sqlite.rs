@@ -1,0 +1,664 @@
+//! The standalone agent's records: one SQLite file that an operator can open with `sqlite3`.
+//!
+//! Each instance is kept as its versioned-object primitive, so nothing of it is lost; the columns
+//! beside it are computed from that text and can't disagree with it. User data is in there too,
+//! so the file is its owner's alone (mode 0600). A write has reached the disk when its call returns.
+
+use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use tracing::warn;
+use uuid::Uuid;
+
+use super::history::{History, RecordedEvent, RecordedFault, fault_message};
+use super::{Expected, InstanceFault, Records, RecordsError, rules};
+use crate::model::context::RequestContext;
+use crate::model::object::{Instance, ObjectError, VersionedObject};
+use crate::model::time::Timestamp;
+
+/// The version of [`SCHEMA`]. A change of it is a change of the format on disk.
+const SCHEMA_VERSION: i64 = 1;
+
+/// How long a call waits for an operator's `sqlite3` to let go of the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Records of deleted instances older than this are dropped when the file is opened.
+const KEEP_DELETED: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// `AUTOINCREMENT`: an id is never given twice, as domain names are made of it.
+const SCHEMA: &str = r#"
+CREATE TABLE instances (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    uuid TEXT NOT NULL UNIQUE,
+    instance TEXT NOT NULL,
+    display_name TEXT AS (instance ->> '$."nova_object.data".display_name'),
+    host TEXT AS (instance ->> '$."nova_object.data".host'),
+    vm_state TEXT AS (instance ->> '$."nova_object.data".vm_state'),
+    task_state TEXT AS (instance ->> '$."nova_object.data".task_state'),
+    power_state INTEGER AS (instance ->> '$."nova_object.data".power_state'),
+    created_at TEXT AS (instance ->> '$."nova_object.data".created_at'),
+    updated_at TEXT AS (instance ->> '$."nova_object.data".updated_at'),
+    deleted INTEGER AS (instance ->> '$."nova_object.data".deleted'),
+    deleted_at TEXT AS (instance ->> '$."nova_object.data".deleted_at')
+) STRICT;
+CREATE INDEX instances_deleted ON instances (deleted, id);
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    instance_uuid TEXT NOT NULL REFERENCES instances (uuid) ON DELETE CASCADE,
+    request_id TEXT NOT NULL,
+    event TEXT NOT NULL,
+    started_at INTEGER NOT NULL,
+    finished_at INTEGER,
+    failure TEXT,
+    details TEXT,
+    UNIQUE (instance_uuid, request_id, event)
+) STRICT;
+CREATE TABLE faults (
+    id INTEGER PRIMARY KEY,
+    instance_uuid TEXT NOT NULL REFERENCES instances (uuid) ON DELETE CASCADE,
+    code INTEGER NOT NULL,
+    message TEXT NOT NULL,
+    details TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX faults_instance ON faults (instance_uuid);
+"#;
+
+/// The records of one host in one file.
+#[derive(Clone)]
+pub struct SqliteRecords {
+    host: Arc<str>,
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl std::fmt::Debug for SqliteRecords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteRecords").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+/// Why the file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("can't {operation} {path}")]
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the records in {path} have format {found}, this build knows {SCHEMA_VERSION}")]
+    UnknownFormat { path: PathBuf, found: i64 },
+    #[error("can't open the records in {path}")]
+    Sqlite {
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
+}
+
+impl SqliteRecords {
+    /// Opens the records in `path`, or makes them: the file for its owner alone, its directory too
+    /// when that has to be made. Blocks; the agent calls it once, at its start.
+    ///
+    /// # Errors
+    /// [`OpenError::UnknownFormat`] for a file of another build's format: it is left untouched.
+    pub fn open(path: &Path, host: &str) -> Result<Self, OpenError> {
+        make_private(path)?;
+        let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+        let mut connection = Connection::open(path).map_err(sqlite)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+        check_format(&mut connection, path)?;
+        let records = Self { host: host.into(), connection: Arc::new(Mutex::new(connection)) };
+        records.tidy().map_err(sqlite)?;
+        Ok(records)
+    }
+
+    /// Drops what has been deleted for long, and tells of instances that belong to another host's
+    /// name: this agent doesn't manage them.
+    fn tidy(&self) -> Result<(), rusqlite::Error> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let keep = Timestamp::now().as_second() - KEEP_DELETED.as_secs() as i64;
+        connection.execute(
+            "DELETE FROM instances WHERE deleted = 1 AND deleted_at < ?1",
+            [Timestamp::from_second(keep).to_string()],
+        )?;
+        let foreign: i64 = connection.query_row(
+            "SELECT count(*) FROM instances WHERE deleted = 0 AND host IS NOT ?1",
+            [&*self.host],
+            |row| row.get(0),
+        )?;
+        if foreign > 0 {
+            warn!(host = %self.host, foreign, "records of another host's instances are left alone");
+        }
+        Ok(())
+    }
+
+    /// Runs `f` in a transaction on a blocking thread; what it wrote is undone when it fails.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped runs on and may still write.
+    async fn run<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        f: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble> + Send + 'static,
+    ) -> Result<T, RecordsError> {
+        let connection = self.connection.clone();
+        let work = move || {
+            let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            // Immediate: a read that becomes a write can't be told "busy" half-way.
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let done = f(&transaction)?;
+            transaction.commit()?;
+            Ok(done)
+        };
+        let storage = |message| RecordsError::Storage { operation, message };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(Trouble::Rules(error))) => Err(error),
+            Ok(Err(Trouble::Sqlite(error))) => Err(storage(error.to_string())),
+            Err(error) => Err(storage(error.to_string())),
+        }
+    }
+}
+
+/// What can go wrong inside a transaction.
+enum Trouble {
+    Rules(RecordsError),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<RecordsError> for Trouble {
+    fn from(error: RecordsError) -> Self {
+        Self::Rules(error)
+    }
+}
+
+impl From<ObjectError> for Trouble {
+    fn from(error: ObjectError) -> Self {
+        Self::Rules(error.into())
+    }
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+#[async_trait]
+impl Records for SqliteRecords {
+    async fn receive(
+        &self,
+        _: &RequestContext,
+        instance: Instance,
+    ) -> Result<Instance, RecordsError> {
+        let host = self.host.clone();
+        self.run("written", move |db| {
+            let uuid = rules::uuid_of(&instance)?;
+            let id = rules::id_of(uuid, &instance)?;
+            let now = Timestamp::now();
+            if let Some(mut record) = find(db, uuid)? {
+                if rules::is_deleted(&record) {
+                    return Err(rules::refuse_deleted(uuid, &instance).into());
+                }
+                rules::check_id(&record, id)?;
+                if rules::adopt_task_state(&mut record, &instance, now) {
+                    write(db, uuid, &record)?;
+                }
+                return Ok(record);
+            }
+            let id = match id {
+                Some(id) if is_taken(db, id)? => {
+                    let what = format!("id {id} is taken");
+                    return Err(RecordsError::Clash { uuid, what }.into());
+                }
+                Some(id) => id,
+                None => next_id(db)?,
+            };
+            let record = rules::enter(instance, id, &host, now)?;
+            db.prepare_cached("INSERT INTO instances (id, uuid, instance) VALUES (?1, ?2, ?3)")?
+                .execute(params![id, uuid.to_string(), record.to_primitive().to_string()])?;
+            Ok(record)
+        })
+        .await
+    }
+
+    async fn instance(
+        &self,
+        _: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<Option<Instance>, RecordsError> {
+        self.run("read", move |db| Ok(find(db, uuid)?.filter(|record| !rules::is_deleted(record))))
+            .await
+    }
+
+    async fn instances(&self, _: &RequestContext) -> Result<Vec<Instance>, RecordsError> {
+        let host = self.host.clone();
+        self.run("read", move |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT instance FROM instances WHERE deleted = 0 AND host = ?1 ORDER BY id",
+            )?;
+            let rows = statement.query_map([&*host], |row| row.get::<_, String>(0))?;
+            rows.map(|text| decode(&text?)).collect()
+        })
+        .await
+    }
+
+    /// Afterwards `instance` is the record as it is now, with what others have changed.
+    async fn save(
+        &self,
+        _: &RequestContext,
+        instance: &mut Instance,
+        expected: Expected,
+    ) -> Result<(), RecordsError> {
+        let changed = instance.clone();
+        let saved = self.run("written", move |db| {
+            let uuid = rules::uuid_of(&changed)?;
+            let record = find(db, uuid)?.filter(|record| !rules::is_deleted(record));
+            let record = record.ok_or(RecordsError::NotFound(uuid))?;
+            if changed.what_changed().is_empty() {
+                return Ok(None);
+            }
+            rules::check(&record, &expected)?;
+            let record = rules::merge(&record, &changed, Timestamp::now())?;
+            write(db, uuid, &record)?;
+            Ok(Some(record))
+        });
+        if let Some(saved) = saved.await? {
+            *instance = saved;
+        }
+        Ok(())
+    }
+
+    /// Afterwards `instance` is the record as it is now.
+    async fn destroy(
+        &self,
+        _: &RequestContext,
+        instance: &mut Instance,
+    ) -> Result<(), RecordsError> {
+        let uuid = rules::uuid_of(instance)?;
+        let buried = self.run("written", move |db| {
+            let record = find(db, uuid)?.ok_or(RecordsError::NotFound(uuid))?;
+            if rules::is_deleted(&record) {
+                return Ok(record);
+            }
+            let record = rules::bury(&record, Timestamp::now())?;
+            write(db, uuid, &record)?;
+            Ok(record)
+        });
+        *instance = buried.await?;
+        Ok(())
+    }
+
+    /// A repeat within one request keeps the first start and opens the event again.
+    async fn event_started(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+        event: &str,
+    ) -> Result<(), RecordsError> {
+        let (request_id, event) = (context.request_id().to_owned(), event.to_owned());
+        self.run("written", move |db| {
+            known(db, uuid)?;
+            db.prepare_cached(
+                "INSERT INTO events (instance_uuid, request_id, event, started_at)
+                 VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE SET finished_at = NULL, failure = NULL, details = NULL",
+            )?
+            .execute(params![
+                uuid.to_string(),
+                request_id,
+                event,
+                Timestamp::now().as_second()
+            ])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// An event whose start isn't on record is recorded as started now.
+    async fn event_finished(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+        event: &str,
+        failure: Option<(&str, &str)>,
+    ) -> Result<(), RecordsError> {
+        let (request_id, event) = (context.request_id().to_owned(), event.to_owned());
+        let message = failure.map(|(message, _)| message.to_owned());
+        let details = failure.map(|(_, details)| details.to_owned());
+        self.run("written", move |db| {
+            known(db, uuid)?;
+            db.prepare_cached(
+                "INSERT INTO events (instance_uuid, request_id, event, started_at, finished_at,
+                                     failure, details)
+                 VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6)
+                 ON CONFLICT DO UPDATE SET finished_at = excluded.finished_at,
+                     failure = excluded.failure, details = excluded.details",
+            )?
+            .execute(params![
+                uuid.to_string(),
+                request_id,
+                event,
+                Timestamp::now().as_second(),
+                message,
+                details
+            ])?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn record_fault(
+        &self,
+        _: &RequestContext,
+        uuid: Uuid,
+        fault: InstanceFault,
+    ) -> Result<(), RecordsError> {
+        self.run("written", move |db| {
+            known(db, uuid)?;
+            db.prepare_cached(
+                "INSERT INTO faults (instance_uuid, code, message, details, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                uuid.to_string(),
+                fault.code,
+                fault_message(&fault.message),
+                fault.details,
+                Timestamp::now().as_second()
+            ])?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl History for SqliteRecords {
+    async fn events(&self, uuid: Uuid) -> Result<Vec<RecordedEvent>, RecordsError> {
+        self.run("read", move |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT event, request_id, started_at, finished_at, failure, details
+                 FROM events WHERE instance_uuid = ?1 ORDER BY id",
+            )?;
+            let event = |row: &Row<'_>| {
+                Ok(RecordedEvent {
+                    event: row.get(0)?,
+                    request_id: row.get(1)?,
+                    started_at: Timestamp::from_second(row.get(2)?),
+                    finished_at: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_second),
+                    failure: row.get(4)?,
+                    details: row.get(5)?,
+                })
+            };
+            let rows = statement.query_map([uuid.to_string()], event)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    async fn faults(&self, uuid: Uuid) -> Result<Vec<RecordedFault>, RecordsError> {
+        self.run("read", move |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT code, message, details, created_at
+                 FROM faults WHERE instance_uuid = ?1 ORDER BY id",
+            )?;
+            let fault = |row: &Row<'_>| {
+                Ok(RecordedFault {
+                    code: row.get(0)?,
+                    message: row.get(1)?,
+                    details: row.get(2)?,
+                    created_at: Timestamp::from_second(row.get(3)?),
+                })
+            };
+            let rows = statement.query_map([uuid.to_string()], fault)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+}
+
+/// Makes the file before SQLite does, which would let others read it. Its journal files get the
+/// same mode from SQLite.
+fn make_private(path: &Path) -> Result<(), OpenError> {
+    let io = |operation| {
+        let path = path.to_owned();
+        move |source| OpenError::Io { operation, path, source }
+    };
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(parent);
+        made.map_err(io("make the directory of"))?;
+    }
+    let mut open = OpenOptions::new();
+    open.create(true).append(true).mode(0o600);
+    let file = open.open(path).map_err(io("open"))?;
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(io("protect"))
+}
+
+/// Brings an empty file to this build's format and refuses one of another. The table has a row
+/// for each part that lives in the file, so that others may share it.
+fn check_format(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let mut format = || {
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        let db = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        db.execute_batch(
+            "CREATE TABLE IF NOT EXISTS schema_version (
+                 part TEXT PRIMARY KEY, version INTEGER NOT NULL
+             ) STRICT",
+        )?;
+        let found = db
+            .query_row("SELECT version FROM schema_version WHERE part = 'records'", [], |row| {
+                row.get(0)
+            })
+            .optional()?;
+        if found.is_none() {
+            db.execute_batch(SCHEMA)?;
+            db.execute("INSERT INTO schema_version VALUES ('records', ?1)", [SCHEMA_VERSION])?;
+        }
+        db.commit()?;
+        Ok(found.unwrap_or(SCHEMA_VERSION))
+    };
+    match format().map_err(sqlite)? {
+        SCHEMA_VERSION => Ok(()),
+        found => Err(OpenError::UnknownFormat { path: path.to_owned(), found }),
+    }
+}
+
+fn decode(text: &str) -> Result<Instance, Trouble> {
+    let primitive = serde_json::from_str(text).map_err(|error| RecordsError::Storage {
+        operation: "read",
+        message: format!("an instance is not JSON at column {}", error.column()),
+    })?;
+    Ok(Instance::from_primitive(&primitive)?)
+}
+
+/// The record of `uuid`, deleted or not.
+fn find(db: &Transaction<'_>, uuid: Uuid) -> Result<Option<Instance>, Trouble> {
+    let mut statement = db.prepare_cached("SELECT instance FROM instances WHERE uuid = ?1")?;
+    let text = statement.query_row([uuid.to_string()], |row| row.get::<_, String>(0)).optional()?;
+    text.as_deref().map(decode).transpose()
+}
+
+fn write(db: &Transaction<'_>, uuid: Uuid, record: &Instance) -> Result<(), Trouble> {
+    db.prepare_cached("UPDATE instances SET instance = ?2 WHERE uuid = ?1")?
+        .execute(params![uuid.to_string(), record.to_primitive().to_string()])?;
+    Ok(())
+}
+
+fn known(db: &Transaction<'_>, uuid: Uuid) -> Result<(), Trouble> {
+    let mut statement = db.prepare_cached("SELECT 1 FROM instances WHERE uuid = ?1")?;
+    match statement.exists([uuid.to_string()])? {
+        true => Ok(()),
+        false => Err(RecordsError::NotFound(uuid).into()),
+    }
+}
+
+fn is_taken(db: &Transaction<'_>, id: i64) -> Result<bool, rusqlite::Error> {
+    db.prepare_cached("SELECT 1 FROM instances WHERE id = ?1")?.exists([id])
+}
+
+/// The id after the highest that was ever given, deleted and dropped instances included.
+fn next_id(db: &Transaction<'_>) -> Result<i64, rusqlite::Error> {
+    let mut statement =
+        db.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'instances'")?;
+    Ok(statement.query_row([], |row| row.get::<_, i64>(0)).optional()?.unwrap_or(0) + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::state::VmState;
+
+    fn message(uuid: u128) -> Instance {
+        let mut instance = Instance::default();
+        instance.uuid.load(Some(Uuid::from_u128(uuid)));
+        instance.display_name.load(Some(Some("web".into())));
+        instance.vm_state.load(Some(Some(VmState::Building)));
+        instance
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[tokio::test]
+    async fn the_files_are_their_owners_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state/records.sqlite");
+        let records = SqliteRecords::open(&path, "h1").unwrap();
+        records.receive(&RequestContext::admin(), message(1)).await.unwrap();
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        for suffix in ["", "-wal", "-shm"] {
+            assert_eq!(
+                mode(&directory.path().join(format!("state/records.sqlite{suffix}"))),
+                0o600
+            );
+        }
+        drop(records);
+
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        SqliteRecords::open(&path, "h1").unwrap();
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[tokio::test]
+    async fn an_operator_reads_the_columns_with_sqlite3() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("records.sqlite");
+        let records = SqliteRecords::open(&path, "h1").unwrap();
+        let context = RequestContext::admin();
+        let mut instance = records.receive(&context, message(1)).await.unwrap();
+        instance.vm_state.set(Some(VmState::Active));
+        instance.power_state.set(Some(1));
+        records.save(&context, &mut instance, Expected::Any).await.unwrap();
+
+        let db = Connection::open(&path).unwrap();
+        let columns =
+            "SELECT id, uuid, display_name, host, vm_state, power_state, deleted FROM instances";
+        let row = db.query_row(columns, [], |row| {
+            let text = |i| row.get::<_, String>(i);
+            Ok((
+                row.get::<_, i64>(0)?,
+                text(1)?,
+                text(2)?,
+                text(3)?,
+                text(4)?,
+                row.get::<_, i64>(5)?,
+                row.get::<_, i64>(6)?,
+            ))
+        });
+        let uuid = Uuid::from_u128(1).to_string();
+        let expected = (1, uuid, "web".into(), "h1".into(), "active".into(), 1, 0);
+        assert_eq!(row.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn records_outlive_the_agent_and_ids_are_never_given_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("records.sqlite");
+        let context = RequestContext::admin();
+        let records = SqliteRecords::open(&path, "h1").unwrap();
+        let mut first = records.receive(&context, message(1)).await.unwrap();
+        records.destroy(&context, &mut first).await.unwrap();
+        let long_ago = "UPDATE instances SET instance = json_set(instance,
+            '$.\"nova_object.data\".deleted_at', '2001-01-01T00:00:00Z')";
+        records.connection.lock().unwrap().execute(long_ago, []).unwrap();
+        drop(records);
+
+        let records = SqliteRecords::open(&path, "h1").unwrap();
+        let count = |records: &SqliteRecords| {
+            let db = records.connection.lock().unwrap();
+            db.query_row("SELECT count(*) FROM instances", [], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        assert_eq!(count(&records), 0, "deleted long ago");
+        let second = records.receive(&context, message(2)).await.unwrap();
+        assert_eq!(second.id.get(), Some(&2));
+    }
+
+    #[tokio::test]
+    async fn another_format_is_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("records.sqlite");
+        let records = SqliteRecords::open(&path, "h1").unwrap();
+        let newer = "UPDATE schema_version SET version = 99 WHERE part = 'records'";
+        records.connection.lock().unwrap().execute(newer, []).unwrap();
+        drop(records);
+        let error = SqliteRecords::open(&path, "h1").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("the records in {} have format 99, this build knows 1", path.display())
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("records.sqlite");
+        fs::write(&path, "not a database, but long enough to have a header of its own".repeat(9))
+            .unwrap();
+        assert!(matches!(SqliteRecords::open(&path, "h1"), Err(OpenError::Sqlite { .. })));
+    }
+
+    #[tokio::test]
+    async fn unknown_fields_come_back_from_the_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("records.sqlite");
+        let context = RequestContext::admin();
+        let mut primitive = message(1).to_primitive();
+        primitive["nova_object.version"] = json!("2.99");
+        primitive["nova_object.data"]["novelty"] = json!({"a": [1, null, "ü"]});
+        let sent = Instance::from_primitive(&primitive).unwrap();
+        SqliteRecords::open(&path, "h1").unwrap().receive(&context, sent).await.unwrap();
+
+        let records = SqliteRecords::open(&path, "h1").unwrap();
+        let found = records.instance(&context, Uuid::from_u128(1)).await.unwrap().unwrap();
+        let found = found.to_primitive();
+        assert_eq!(found["nova_object.version"], "2.99");
+        assert_eq!(found["nova_object.data"]["novelty"], json!({"a": [1, null, "ü"]}));
+    }
+
+    #[tokio::test]
+    async fn an_instance_of_another_host_isnt_listed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("records.sqlite");
+        let context = RequestContext::admin();
+        SqliteRecords::open(&path, "h1").unwrap().receive(&context, message(1)).await.unwrap();
+        let records = SqliteRecords::open(&path, "h2").unwrap();
+        assert_eq!(records.instances(&context).await.unwrap(), []);
+    }
+}

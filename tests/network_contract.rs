@@ -1,0 +1,133 @@
+//! One suite over both networks, the real one on bridges and taps of a network namespace of its
+//! own. Needs root and `ip`.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::path::Path;
+use std::process::Command;
+
+use hypernova::model::class::Class;
+use hypernova::model::context::RequestContext;
+use hypernova::network::fake::FakeNetwork;
+use hypernova::network::standalone::StandaloneNetwork;
+use hypernova::network::{Network, NetworkError, RequestedNetwork, Vif};
+use uuid::Uuid;
+
+const INSIDE: &str = "HYPERNOVA_TEST_IN_NAMESPACE";
+
+fn ask(network: &str) -> RequestedNetwork {
+    RequestedNetwork { network_id: Some(network.to_owned()), ..RequestedNetwork::default() }
+}
+
+async fn allocate(network: &dyn Network, requested: &[RequestedNetwork]) -> Vec<Vif> {
+    network.allocate(&RequestContext::admin(), Uuid::from_u128(9), requested).await.unwrap()
+}
+
+/// What every network keeps to. The host has a bridge `hn-br0` and no other.
+async fn contract(network: &dyn Network) {
+    let (context, instance) = (RequestContext::admin(), Uuid::from_u128(9));
+    let requested = [ask("user"), ask("bridge:hn-br0"), ask("network:default")];
+
+    let vifs = allocate(network, &requested).await;
+    assert_eq!(vifs, allocate(network, &requested).await, "a repeat gives the same ones");
+    assert_eq!(vifs.len(), 3);
+    assert_eq!(allocate(network, &[ask("none")]).await, []);
+    assert_eq!(allocate(network, &[]).await.len(), 1, "the default is user");
+
+    for vif in &vifs {
+        network.unplug(instance, vif).await.expect("absent is success");
+        network.plug(instance, vif).await.unwrap();
+        network.plug(instance, vif).await.expect("a repeat changes nothing");
+    }
+    for vif in &vifs {
+        network.unplug(instance, vif).await.unwrap();
+        network.unplug(instance, vif).await.expect("absent is success");
+    }
+    network.deallocate(&context, instance, &vifs).await.unwrap();
+    network.deallocate(&context, instance, &vifs).await.expect("absent is success");
+
+    let missing = allocate(network, &[ask("bridge:hn-br1")]).await;
+    let refused = network.plug(instance, &missing[0]).await.unwrap_err();
+    assert!(matches!(&refused, NetworkError::NotFound(name) if name == "hn-br1"), "{refused:?}");
+    assert_eq!(refused.class(), Class::Reschedule);
+
+    let unknown = network.allocate(&context, instance, &[ask("bridge:a/b")]).await.unwrap_err();
+    assert_eq!(unknown.class(), Class::Refused);
+}
+
+#[tokio::test]
+async fn the_fake_keeps_the_contract() {
+    contract(&FakeNetwork::with_bridges(["hn-br0"])).await;
+}
+
+#[test]
+fn the_standalone_network_keeps_the_contract() {
+    in_namespace("the_standalone_network_keeps_the_contract", async || {
+        ip("link add hn-br0 type bridge");
+        contract(&StandaloneNetwork::new("user").unwrap()).await;
+    });
+}
+
+#[test]
+fn a_left_over_tap_is_removed_and_nothing_else_is() {
+    in_namespace("a_left_over_tap_is_removed_and_nothing_else_is", async || {
+        ip("link add hn-br0 type bridge");
+        let network = StandaloneNetwork::new("user").unwrap();
+        let vifs = allocate(&network, &[ask("bridge:hn-br0"), ask("user")]).await;
+        ip(&format!("tuntap add dev {} mode tap", vifs[0].device));
+        ip(&format!("link set {} master hn-br0", vifs[0].device));
+        // Has the name of one of ours, but isn't a tap: somebody else made it.
+        ip(&format!("link add {} type bridge", vifs[1].device));
+
+        for vif in &vifs {
+            network.unplug(Uuid::from_u128(9), vif).await.unwrap();
+        }
+        let there = |device: &str| Path::new("/sys/class/net").join(device).exists();
+        assert!(!there(&vifs[0].device), "the tap");
+        assert!(there(&vifs[1].device) && there("hn-br0"), "the others");
+    });
+}
+
+#[test]
+fn a_device_that_is_no_bridge_is_not_found() {
+    in_namespace("a_device_that_is_no_bridge_is_not_found", async || {
+        let network = StandaloneNetwork::new("bridge:lo").unwrap();
+        let vifs = allocate(&network, &[]).await;
+        let refused = network.plug(Uuid::from_u128(9), &vifs[0]).await;
+        assert!(matches!(refused, Err(NetworkError::NotFound(_))), "{refused:?}");
+    });
+}
+
+/// Runs `work` in a network namespace that is made for it and removed again: this test's own
+/// program is started anew inside, as `ip netns exec` mounts the `/sys` that goes with it.
+fn in_namespace(test: &str, work: impl AsyncFnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(work());
+    }
+    let namespace = Namespace(format!("hn-test-{}-{}", std::process::id(), test.len()));
+    ip(&format!("netns add {}", namespace.0));
+    let program = std::env::current_exe().unwrap();
+    let status = Command::new("ip")
+        .args(["netns", "exec", &namespace.0])
+        .arg(program)
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "inside the namespace");
+}
+
+struct Namespace(String);
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        ip(&format!("netns delete {}", self.0));
+    }
+}
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip is there");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || std::thread::panicking(), "ip {arguments}: {message}");
+}
