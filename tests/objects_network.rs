@@ -1,5 +1,7 @@
 //! Every recorded network of an instance is read and written as it was.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -2,6 +2,7 @@
 
 pub mod class;
 pub mod context;
+pub mod diagnostics;
 pub mod image;
 pub mod network;
 pub mod object;

@@ -9,12 +9,20 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::model::class::Class;
 use crate::model::object::{Instance, InstanceInfoCache};
 
 /// The text isn't nova's network model.
 #[derive(Debug, thiserror::Error)]
 #[error("unreadable network information: {0}")]
 pub struct NetworkModelError(#[from] serde_json::Error);
+
+impl NetworkModelError {
+    /// Always [`Class::Refused`]: the record has to be made anew.
+    pub fn class(&self) -> Class {
+        Class::Refused
+    }
+}
 
 /// A NIC of an instance: a port of Neutron's, bound to this host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

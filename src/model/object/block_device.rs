@@ -70,6 +70,45 @@ object_list! {
     BlockDeviceMappingList "1.18" of BlockDeviceMapping
 }
 
+impl BlockDeviceMapping {
+    /// The disk that the guest boots from.
+    pub fn is_root(&self) -> bool {
+        self.boot_index.value() == Some(&0)
+    }
+
+    /// A disk made of the image. nova: objects/block_device.py, `is_image`.
+    pub fn is_image(&self) -> bool {
+        self.source_type.value() == Some(&SourceType::Image)
+    }
+
+    /// A disk that lives in Cinder, or is to. nova: objects/block_device.py, `is_volume`.
+    pub fn is_volume(&self) -> bool {
+        self.destination_type.value() == Some(&DestinationType::Volume)
+    }
+
+    /// nova: block_device.py, `new_format_is_swap`.
+    pub fn is_swap(&self) -> bool {
+        self.is_blank_and_local() && self.guest_format.text() == Some("swap")
+    }
+
+    /// nova: block_device.py, `new_format_is_ephemeral`.
+    pub fn is_ephemeral(&self) -> bool {
+        self.is_blank_and_local() && self.guest_format.text() != Some("swap")
+    }
+
+    fn is_blank_and_local(&self) -> bool {
+        self.source_type.value() == Some(&SourceType::Blank)
+            && self.destination_type.value() == Some(&DestinationType::Local)
+    }
+}
+
+impl BlockDeviceMappingList {
+    /// The disk that the guest boots from; `None` when none is marked.
+    pub fn root(&self) -> Option<&BlockDeviceMapping> {
+        self.items().iter().find(|disk| disk.is_root())
+    }
+}
+
 versioned_object! {
     /// I/O counters of a volume.
     VolumeUsage "1.0" {
@@ -120,4 +159,43 @@ versioned_object! {
 object_list! {
     /// Several shares.
     ShareMappingList "1.0" of ShareMapping
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(source: SourceType, destination: DestinationType, format: &str) -> BlockDeviceMapping {
+        let mut disk = BlockDeviceMapping::default();
+        disk.source_type.set(Some(source));
+        disk.destination_type.set(Some(destination));
+        disk.guest_format.set(Some(format.to_owned()).filter(|format| !format.is_empty()));
+        disk
+    }
+
+    #[test]
+    fn a_disk_is_of_one_kind() {
+        use DestinationType::{Local, Volume};
+        use SourceType::{Blank, Image};
+        for (disk, swap, ephemeral, volume) in [
+            (disk(Blank, Local, "swap"), true, false, false),
+            (disk(Blank, Local, "ext4"), false, true, false),
+            (disk(Blank, Local, ""), false, true, false),
+            (disk(Blank, Volume, ""), false, false, true),
+            (disk(Image, Local, ""), false, false, false),
+            (disk(Image, Volume, ""), false, false, true),
+        ] {
+            let kinds = (disk.is_swap(), disk.is_ephemeral(), disk.is_volume());
+            assert_eq!(kinds, (swap, ephemeral, volume), "{disk:?}");
+        }
+    }
+
+    #[test]
+    fn the_root_is_the_disk_of_boot_index_0() {
+        let mut root = disk(SourceType::Image, DestinationType::Local, "");
+        root.boot_index.set(Some(0));
+        let swap = disk(SourceType::Blank, DestinationType::Local, "swap");
+        assert!(BlockDeviceMappingList::from(vec![swap.clone()]).root().is_none());
+        assert_eq!(BlockDeviceMappingList::from(vec![swap, root.clone()]).root(), Some(&root));
+    }
 }

@@ -14,185 +14,10 @@ use std::fmt::Debug;
 
 use serde_json::{Map, Value, json};
 
+pub use super::error::ObjectError;
+use super::error::{clip, kind};
+pub use super::field::Field;
 pub use super::field_types::{FieldType, FlexibleBoolean};
-
-/// Why a primitive can't be decoded. `path` leads from the outermost object to the field.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ObjectError {
-    /// Another class than the one that belongs here.
-    #[error("{}expected an object {expected}, found {found}", lead(path))]
-    WrongClass { path: String, expected: &'static str, found: String },
-    /// Another major version: its meaning is unknown. nova: `IncompatibleObjectVersion`.
-    #[error("version {found} of {class} is not supported, supported version is {supported}")]
-    IncompatibleVersion { class: &'static str, found: String, supported: &'static str },
-    /// A value of another type, or not one of the enum's.
-    #[error("{}expected {expected}, found {found}", lead(path))]
-    WrongType { path: String, expected: &'static str, found: String },
-    /// The object lacks a field that the caller can't do without.
-    #[error("{class} has no {field}")]
-    Missing { class: &'static str, field: &'static str },
-}
-
-fn lead(path: &str) -> String {
-    if path.is_empty() { String::new() } else { format!("{path}: ") }
-}
-
-impl ObjectError {
-    pub fn wrong_type(expected: &'static str, found: &Value) -> Self {
-        Self::WrongType { path: String::new(), expected, found: kind(found) }
-    }
-
-    /// Puts `step` before the path: called once for each level on the way out.
-    #[must_use]
-    pub fn within(self, step: &str) -> Self {
-        let longer = |path: String| match path.is_empty() {
-            true => clip(step),
-            false => format!("{}.{path}", clip(step)),
-        };
-        match self {
-            Self::WrongClass { path, expected, found } => {
-                Self::WrongClass { path: longer(path), expected, found }
-            }
-            Self::WrongType { path, expected, found } => {
-                Self::WrongType { path: longer(path), expected, found }
-            }
-            other => other,
-        }
-    }
-}
-
-/// Keeps a name out of a message readable: it becomes part of an error and of a log line.
-fn clip(name: &str) -> String {
-    const LONGEST: usize = 64;
-    let clean = name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
-    let mut kept: String = clean.take(LONGEST).collect();
-    if name.chars().nth(LONGEST).is_some() {
-        kept.push('…');
-    }
-    kept
-}
-
-/// Names a JSON value's kind, never its content: it may be a secret.
-fn kind(value: &Value) -> String {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "another string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-    .to_owned()
-}
-
-/// A field of a versioned object: unset, or set to a value; and whether it has been changed since
-/// the record was last saved. A nullable field holds an `Option`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Field<T> {
-    value: Option<T>,
-    changed: bool,
-}
-
-impl<T> Default for Field<T> {
-    fn default() -> Self {
-        Self { value: None, changed: false }
-    }
-}
-
-impl<T> Field<T> {
-    /// A field that is set and counts as saved.
-    pub fn saved(value: T) -> Self {
-        Self { value: Some(value), changed: false }
-    }
-
-    /// The value, or `None` when unset.
-    pub fn get(&self) -> Option<&T> {
-        self.value.as_ref()
-    }
-
-    /// Sets the value and marks the field as changed.
-    pub fn set(&mut self, value: T) {
-        *self = Self { value: Some(value), changed: true };
-    }
-
-    /// Changes the value in place and marks the field as changed; does nothing when unset.
-    pub fn update(&mut self, change: impl FnOnce(&mut T)) {
-        if let Some(value) = &mut self.value {
-            change(value);
-            self.changed = true;
-        }
-    }
-
-    pub fn is_set(&self) -> bool {
-        self.value.is_some()
-    }
-
-    pub fn is_changed(&self) -> bool {
-        self.changed
-    }
-
-    /// Says whether the field differs from the saved record.
-    pub fn mark(&mut self, changed: bool) {
-        self.changed = changed;
-    }
-
-    /// Takes a value from the record: set, not changed.
-    pub fn load(&mut self, value: Option<T>) {
-        *self = Self { value, changed: false };
-    }
-
-    /// The value itself, or `None` when unset.
-    pub fn into_inner(self) -> Option<T> {
-        self.value
-    }
-}
-
-impl<T: FieldType> Field<T> {
-    /// Whether the field `name` was changed, or holds an object that was. Of plain lists of objects
-    /// only `objects`, a list class's own, looks into its elements, as in oslo's base.py.
-    #[doc(hidden)]
-    pub fn differs(&self, name: &str) -> bool {
-        let within = |value: &T| value.is_dirty() || name == "objects" && value.has_dirty_element();
-        self.changed || self.value.as_ref().is_some_and(within)
-    }
-
-    /// Marks the field, and what it holds, as saved.
-    #[doc(hidden)]
-    pub fn forget(&mut self) {
-        self.changed = false;
-        if let Some(value) = &mut self.value {
-            value.forget_changes();
-        }
-    }
-}
-
-impl<T> Field<Option<T>> {
-    /// The value of a nullable field; `None` for both null and unset.
-    pub fn value(&self) -> Option<&T> {
-        self.value.as_ref().and_then(Option::as_ref)
-    }
-}
-
-impl Field<String> {
-    /// The text, or `None` when unset.
-    pub fn text(&self) -> Option<&str> {
-        self.value.as_deref()
-    }
-}
-
-impl Field<Option<String>> {
-    /// The text; `None` for both null and unset.
-    pub fn text(&self) -> Option<&str> {
-        self.value().map(String::as_str)
-    }
-}
-
-impl Field<FlexibleBoolean> {
-    /// Whether it is set to true.
-    pub fn is_true(&self) -> bool {
-        self.value.as_ref().is_some_and(FlexibleBoolean::is_true)
-    }
-}
 
 /// What a versioned object keeps beside its fields, so that it can be sent back as it came.
 #[derive(Clone, PartialEq, Default)]
@@ -265,6 +90,14 @@ pub fn manifest<T: VersionedObject>() -> Versions {
     versions
 }
 
+/// An opened primitive.
+pub struct Opened<'a> {
+    pub version: String,
+    pub data: &'a Map<String, Value>,
+    /// Names of the fields that the sender marked as changed.
+    pub changes: BTreeSet<String>,
+}
+
 /// Opens a primitive: checks class and major version, and hands out its data and changes.
 ///
 /// # Errors
@@ -273,7 +106,7 @@ pub fn open<'a>(
     class: &'static str,
     supported: &'static str,
     primitive: &'a Value,
-) -> Result<(String, &'a Map<String, Value>, BTreeSet<String>), ObjectError> {
+) -> Result<Opened<'a>, ObjectError> {
     let wrong = |found: &str| ObjectError::WrongClass {
         path: String::new(),
         expected: class,
@@ -303,7 +136,7 @@ pub fn open<'a>(
         None | Some(Value::Null) => BTreeSet::new(),
         Some(list) => BTreeSet::<String>::decode(list).map_err(|e| e.within("changes"))?,
     };
-    Ok((version.to_owned(), data, changes))
+    Ok(Opened { version: version.to_owned(), data, changes })
 }
 
 /// Writes a primitive.
@@ -390,13 +223,14 @@ macro_rules! versioned_object {
             fn from_primitive(
                 primitive: &serde_json::Value,
             ) -> Result<Self, $crate::model::object::codec::ObjectError> {
-                let (version, data, changes) = $crate::model::object::codec::open(Self::NAME, Self::VERSION, primitive)?;
+                let opened =
+                    $crate::model::object::codec::open(Self::NAME, Self::VERSION, primitive)?;
                 let mut object = Self::default();
-                object.extra.version = Some(version);
-                for (name, value) in data {
+                object.extra.version = Some(opened.version);
+                for (name, value) in opened.data {
                     object.load_field(name, value)?;
                 }
-                object.set_changes(changes);
+                object.set_changes(opened.changes);
                 Ok(object)
             }
 

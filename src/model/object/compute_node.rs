@@ -39,7 +39,7 @@ versioned_object! {
         stats: Option<BTreeMap<String, Option<String>>>,
         /// `[DEFAULT] my_ip`
         host_ip: Option<String>,
-        /// JSON text of a [`NUMATopology`] primitive.
+        /// JSON text of a [`super::NUMATopology`] primitive.
         numa_topology: Option<String>,
         supported_hv_specs: Vec<HVSpec>,
         pci_device_pools: Option<PciDevicePoolList>,

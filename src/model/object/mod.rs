@@ -7,6 +7,8 @@ mod compute_node;
 mod console;
 mod device_metadata;
 mod diagnostics;
+mod error;
+mod field;
 mod field_types;
 mod flavor;
 mod group;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::codec::ObjectError;
 use super::instance::Instance;
+use crate::model::class::Class;
 
 /// Why an instance has no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +19,13 @@ pub enum NameError {
     Unsafe(Uuid),
     #[error(transparent)]
     Object(#[from] ObjectError),
+}
+
+impl NameError {
+    /// Always [`Class::Refused`]: no host would name it otherwise.
+    pub fn class(&self) -> Class {
+        Class::Refused
+    }
 }
 
 /// A template of Python's `%`: with one conversion it is given the instance's id
