@@ -45,15 +45,15 @@ pub const DEFAULT_SOCKET: &str = "/run/hypernova/hypernova.sock";
 
 /// The compute-node agent and its commands
 #[derive(Debug, Parser)]
-#[command(name = "hypernova", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "hypernova", version, arg_required_else_help = true)]
 #[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.")]
 pub struct Cli {
     /// The agent's socket [default: $HYPERNOVA_SOCKET, or /run/hypernova/hypernova.sock]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Everywhere")]
     pub socket: Option<PathBuf>,
 
     /// Print JSON: one document, or one a line with --watch and --follow
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Everywhere")]
     pub json: bool,
 
     #[command(subcommand)]
