@@ -218,3 +218,124 @@ async fn ask(
         None => ("deleted".to_owned(), "-"),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::fake::{FakeAgent, run};
+    use super::*;
+
+    fn only_request(agent: &FakeAgent) -> AgentRequest {
+        let sent = agent.sent();
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        sent.into_iter().next().unwrap()
+    }
+
+    /// Arguments and task states as nova-api sent them when it was recorded.
+    #[tokio::test(start_paused = true)]
+    async fn every_action_sends_novas_request() {
+        for (line, method, task_state, others) in [
+            (vec!["stop", "web"], "stop_instance", "powering-off", vec!["clean_shutdown"]),
+            (vec!["start", "web"], "start_instance", "powering-on", vec![]),
+            (
+                vec!["reboot", "web"],
+                "reboot_instance",
+                "rebooting",
+                vec!["block_device_info", "reboot_type"],
+            ),
+            (
+                vec!["reboot", "--hard", "web"],
+                "reboot_instance",
+                "rebooting_hard",
+                vec!["block_device_info", "reboot_type"],
+            ),
+            (vec!["pause", "web"], "pause_instance", "pausing", vec![]),
+            (vec!["unpause", "web"], "unpause_instance", "unpausing", vec![]),
+            (vec!["suspend", "web"], "suspend_instance", "suspending", vec![]),
+            (vec!["resume", "web"], "resume_instance", "resuming", vec![]),
+            (vec!["delete", "web"], "terminate_instance", "deleting", vec!["bdms"]),
+        ] {
+            let agent = FakeAgent::new();
+            agent.add(1, "web").await;
+            let mut words = line.clone();
+            words.resize(3, "--json");
+            let ran = run(Some(&agent), [words[0], words[1], words[2]]).await;
+            assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{line:?}");
+            let request = only_request(&agent);
+            assert_eq!((request.method, request.version), (method, "6.0"));
+            let names: BTreeSet<_> = request.args.keys().map(String::as_str).collect();
+            assert_eq!(names, ["instance"].into_iter().chain(others).collect(), "{line:?}");
+            let instance = &request.args["instance"];
+            assert_eq!(instance["nova_object.data"]["task_state"], task_state);
+            assert!(instance.get("nova_object.changes").is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_hard_is_said_in_the_arguments() {
+        for (line, argument, value) in [
+            (["stop", "web", "--hard"], "clean_shutdown", json!(false)),
+            (["reboot", "web", "--hard"], "reboot_type", json!("HARD")),
+            (["reboot", "web", "--json"], "reboot_type", json!("SOFT")),
+        ] {
+            let agent = FakeAgent::new();
+            agent.add(1, "web").await;
+            run(Some(&agent), line).await;
+            assert_eq!(only_request(&agent).args[argument], value, "{line:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_shows_where_it_ended() {
+        let agent = FakeAgent::new();
+        agent.add(1, "web").await;
+        let ran = run(Some(&agent), ["stop", "web"]).await;
+        assert_eq!(
+            ran.out,
+            "NAME  UUID                                  STATE    POWER\n\
+             web   00000000-0000-0000-0000-000000000001  stopped  shutdown\n"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_told_and_the_others_go_on() {
+        let agent = FakeAgent::new();
+        agent.add(1, "web").await;
+        agent.add(2, "db").await;
+        agent.refuse("stop_instance", "InstanceInvalidState", "web is being rebuilt");
+        let ran = run(Some(&agent), ["--json", "stop", "web", "db"]).await;
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.starts_with("hypernova: web is being rebuilt\n"), "{}", ran.err);
+        let documents = ran.json();
+        assert_eq!(documents[0]["error"], "web is being rebuilt");
+        assert_eq!(documents[1]["state"], "stopped");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_name_keeps_all_from_being_asked() {
+        let agent = FakeAgent::new();
+        agent.add(1, "twin").await;
+        agent.add(2, "twin").await;
+        agent.add(3, "web").await;
+        for (names, told) in
+            [(["web", "nope"], "no instance nope"), (["web", "twin"], "any of 0000")]
+        {
+            let ran = run(Some(&agent), ["delete", names[0], names[1]]).await;
+            assert_eq!(ran.code, 1);
+            assert!(ran.err.contains(told), "{}", ran.err);
+        }
+        assert!(agent.sent().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delete_waits_until_the_instances_are_gone() {
+        let agent = FakeAgent::new();
+        agent.add(1, "web").await;
+        agent.add(2, "db").await;
+        let ran = run(Some(&agent), ["delete", "web", "db", "web"]).await;
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+        assert_eq!(agent.sent().len(), 2, "named twice, asked once");
+        assert!(agent.records.all().iter().all(|instance| instance.deleted.get() == Some(&true)));
+    }
+}

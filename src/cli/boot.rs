@@ -61,3 +61,94 @@ pub async fn run(args: &BootArgs, agent: &dyn Agent, output: &mut Output) -> Res
         None => Err(Failure::told(format!("{} was deleted meanwhile", build.name))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{FakeAgent, run};
+
+    /// A file that stands for an image.
+    fn image() -> tempfile::NamedTempFile {
+        tempfile::Builder::new().suffix(".qcow2").tempfile().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_boot_waits_until_the_guest_runs() {
+        let (agent, image) = (FakeAgent::new(), image());
+        let path = image.path().to_str().unwrap();
+        let ran = run(Some(&agent), ["boot", "web", "--image", path, "--network", "none"]).await;
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+        assert!(ran.out.contains("state      active"), "{}", ran.out);
+        let sent = agent.sent();
+        assert_eq!(sent.len(), 1);
+        assert_eq!((sent[0].method, sent[0].version), ("build_and_run_instance", "6.0"));
+        assert_eq!(sent[0].args["node"], "n1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_boot_that_fails_tells_its_fault() {
+        let (agent, image) = (FakeAgent::new(), image());
+        agent.fail_build("image is not acceptable: backing file");
+        let path = image.path().to_str().unwrap();
+        let ran = run(Some(&agent), ["boot", "web", "--image", path]).await;
+        assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+        assert!(
+            ran.err.starts_with("hypernova: web: image is not acceptable: backing file\n"),
+            "{}",
+            ran.err
+        );
+        assert!(ran.err.contains("hypernova show"), "{}", ran.err);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_boot_outlives_a_restart_of_the_agent() {
+        let (agent, image) = (FakeAgent::new(), image());
+        agent.be_away_for(20);
+        let path = image.path().to_str().unwrap();
+        let ran = run(Some(&agent), ["--json", "boot", "web", "--image", path]).await;
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+        assert_eq!(ran.json()["instance"]["vm_state"], "active");
+
+        agent.be_away_for(10_000);
+        let ran = run(Some(&agent), ["boot", "two", "--image", path]).await;
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.starts_with("hypernova: can't reach the agent at "), "{}", ran.err);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_boot_that_the_agent_doesnt_take_ends() {
+        let (agent, image) = (FakeAgent::new(), image());
+        agent.be_deaf();
+        let path = image.path().to_str().unwrap();
+        let ran = run(Some(&agent), ["boot", "web", "--image", path]).await;
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.contains("the agent didn't take the request for web"), "{}", ran.err);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_boot_without_waiting_tells_the_uuid() {
+        let (agent, image) = (FakeAgent::new(), image());
+        let path = image.path().to_str().unwrap();
+        let ran = run(Some(&agent), ["boot", "web", "--image", path, "--no-wait"]).await;
+        let uuid: uuid::Uuid = ran.out.trim().parse().unwrap();
+        assert_eq!(agent.records.all()[0].uuid.get(), Some(&uuid));
+    }
+
+    #[tokio::test]
+    async fn a_name_is_given_once() {
+        let (agent, image) = (FakeAgent::new(), image());
+        agent.add(1, "web").await;
+        let path = image.path().to_str().unwrap();
+        let ran = run(Some(&agent), ["boot", "web", "--image", path]).await;
+        assert_eq!(ran.code, 1);
+        assert!(agent.sent().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_missing_image_asks_for_nothing() {
+        let agent = FakeAgent::new();
+        let ran = run(Some(&agent), ["boot", "web", "--image", "/nowhere.qcow2"]).await;
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.contains("can't read image /nowhere.qcow2"), "{}", ran.err);
+        assert!(agent.sent().is_empty());
+    }
+}

@@ -62,3 +62,23 @@ pub fn run(findings: Vec<Finding>, output: &mut Output) -> Result<u8, Failure> {
     output.bytes(table.render(None).as_bytes())?;
     Ok(u8::from(failed))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_finding_fails_the_check_and_a_warning_doesnt() {
+        let finding = |verdict| Finding {
+            subject: "libvirt".into(),
+            verdict,
+            message: "not reachable".into(),
+            advice: Some("start libvirtd".into()),
+        };
+        let mut output = Output::to(false, Box::new(std::io::sink()), Box::new(std::io::sink()));
+        for (verdict, code) in [(Verdict::Ok, 0), (Verdict::Warning, 0), (Verdict::Failed, 1)] {
+            let findings = vec![finding(Verdict::Ok), finding(verdict), finding(Verdict::Ok)];
+            assert_eq!(run(findings, &mut output).unwrap(), code, "{verdict:?}");
+        }
+    }
+}

@@ -279,7 +279,54 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::fake::{FakeAgent, run};
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn once_the_agent_is_asked_for_the_last_lines() {
+        let agent = FakeAgent::new();
+        agent.add(1, "web").await;
+        let ran = run(Some(&agent), ["console", "web", "--lines", "5"]).await;
+        assert_eq!((ran.code, ran.out.as_str()), (0, "tail 5\n"));
+        let ran = run(Some(&agent), ["console", "web"]).await;
+        assert_eq!(ran.out, "tail null\n");
+        let ran = run(Some(&agent), ["console", "web", "--vnc"]).await;
+        assert_eq!(ran.out, "127.0.0.1:5900\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn following_ends_at_the_text_or_at_the_time() {
+        let agent = FakeAgent::new();
+        agent.add(1, "web").await;
+        let log = tempfile::NamedTempFile::new().unwrap();
+        fs::write(log.path(), "boot\nMARKER 4.2 s\nlogin: ").unwrap();
+        agent.set_console_log(log.path());
+        let ran = run(Some(&agent), ["console", "web", "--until", "MARKER"]).await;
+        assert_eq!((ran.code, ran.out.as_str()), (0, "boot\nMARKER 4.2 s\n"));
+
+        let line = ["--json", "console", "web", "--until", "never", "--timeout", "5"];
+        let ran = run(Some(&agent), line).await;
+        assert_eq!(ran.code, 1);
+        assert_eq!(
+            ran.out,
+            "{\"line\":\"boot\"}\n{\"line\":\"MARKER 4.2 s\"}\n{\"line\":\"login: \"}\n"
+        );
+        assert!(ran.err.contains("web didn't write \"never\" within 5 s"), "{}", ran.err);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn following_ends_when_the_instance_is_deleted() {
+        let agent = FakeAgent::new();
+        agent.add(1, "web").await;
+        let log = tempfile::NamedTempFile::new().unwrap();
+        agent.set_console_log(log.path());
+        let deleted = async {
+            sleep(Duration::from_secs(10)).await;
+            run(Some(&agent), ["delete", "web"]).await
+        };
+        let (ran, _) = tokio::join!(run(Some(&agent), ["console", "web", "--follow"]), deleted);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    }
 
     #[test]
     fn a_log_is_read_on_through_growth_and_rotation() {

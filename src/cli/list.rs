@@ -28,7 +28,7 @@ fn table(all: &[Summary], now: Timestamp) -> Table {
             instance.power_state.to_owned(),
             or_dash(instance.vcpus),
             or_dash(instance.memory_mib.map(|mib| format!("{mib} MiB"))),
-            or_dash(instance.root_gib.map(|gib| format!("{gib} GiB"))),
+            instance.disk(),
             since(instance.created_at.as_deref(), now),
         ]);
     }

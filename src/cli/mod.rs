@@ -45,15 +45,15 @@ pub const DEFAULT_SOCKET: &str = "/run/hypernova/hypernova.sock";
 
 /// The compute-node agent and its commands
 #[derive(Debug, Parser)]
-#[command(name = "hypernova", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "hypernova", version, arg_required_else_help = true)]
 #[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.")]
 pub struct Cli {
     /// The agent's socket [default: $HYPERNOVA_SOCKET, or /run/hypernova/hypernova.sock]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Everywhere")]
     pub socket: Option<PathBuf>,
 
     /// Print JSON: one document, or one a line with --watch and --follow
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Everywhere")]
     pub json: bool,
 
     #[command(subcommand)]
@@ -208,9 +208,10 @@ async fn dispatch(
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
-    use super::*;
+    use super::fake::{FakeAgent, run};
+    use super::{Cli, Path};
 
     #[test]
     fn the_command_line_is_sound() {
@@ -223,6 +224,52 @@ mod tests {
             let cli = Cli::try_parse_from(line.split(' ')).unwrap();
             assert!(cli.json && cli.socket.as_deref() == Some(Path::new("/x")), "{line}");
         }
+    }
+
+    #[tokio::test]
+    async fn without_an_agent_the_operator_is_told_what_to_do() {
+        let ran = run(None, ["list"]).await;
+        assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+        assert!(ran.err.starts_with("hypernova: can't reach the agent at /fake.sock: "));
+        assert!(ran.err.contains("hypernova serve"), "{}", ran.err);
+    }
+
+    #[tokio::test]
+    async fn instances_are_listed_as_a_table_or_as_json() {
+        let agent = FakeAgent::new();
+        agent.add(1, "web").await;
+        let ran = run(Some(&agent), ["list"]).await;
+        assert!(ran.out.starts_with("NAME  UUID  "), "{}", ran.out);
+        assert!(ran.out.contains("web   00000000-0000-0000-0000-000000000001  active  running"));
+        let ran = run(Some(&agent), ["list", "--json"]).await;
+        assert_eq!(ran.json()[0]["name"], "web");
+    }
+
+    #[tokio::test]
+    async fn an_instance_and_the_node_are_shown() {
+        let agent = FakeAgent::new();
+        agent.add(0x24ef << 112, "web").await;
+        let ran = run(Some(&agent), ["show", "24ef", "--diagnostics"]).await;
+        assert!(ran.out.contains("diagnostics  driver: libvirt"), "{}", ran.out);
+        let ran = run(Some(&agent), ["node", "--json"]).await;
+        assert_eq!((&ran.json()["node"], ran.code), (&"n1".into(), 0));
+    }
+
+    #[tokio::test]
+    async fn what_needs_no_agent_does_without() {
+        for shell in ["bash", "zsh", "fish"] {
+            let ran = run(None, ["completions", shell]).await;
+            assert!(ran.code == 0 && ran.out.contains("workflows"), "{shell}");
+        }
+        let ran = run(None, ["man"]).await;
+        assert!(ran.code == 0 && ran.out.contains(".TH hypernova 1"), "{}", ran.out);
+        let ran = run(None, ["man", "boot"]).await;
+        assert!(ran.code == 0 && ran.out.contains("\\-\\-image"), "{}", ran.out);
+        assert_eq!(run(None, ["man", "fly"]).await.code, 1);
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let path = image.path().to_str().unwrap();
+        let ran = run(None, ["xml", "web", "--image", path]).await;
+        assert_eq!(ran.out, "<domain><title>web</title></domain>\n");
     }
 
     #[test]

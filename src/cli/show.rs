@@ -47,7 +47,7 @@ fn table(summary: &Summary, answer: &Value) -> Table {
         ("power", summary.power_state.to_owned()),
         ("vcpus", or_dash(summary.vcpus)),
         ("memory", or_dash(summary.memory_mib.map(|mib| format!("{mib} MiB")))),
-        ("disk", or_dash(summary.root_gib.map(|gib| format!("{gib} GiB")))),
+        ("disk", summary.disk()),
         ("image", or_dash(summary.image.as_ref())),
         ("host", or_dash(summary.host.as_ref())),
         ("created", or_dash(summary.created_at.as_ref())),

@@ -74,6 +74,15 @@ impl Summary {
             None => vm_state.to_owned(),
         }
     }
+
+    /// The root disk's size; a flavor without one takes the image's.
+    pub fn disk(&self) -> String {
+        match self.root_gib {
+            None => "-".to_owned(),
+            Some(0) => "as image".to_owned(),
+            Some(gib) => format!("{gib} GiB"),
+        }
+    }
 }
 
 /// A workflow as the agent lists it.

@@ -79,7 +79,28 @@ fn table(workflows: &[WorkflowView], now: Timestamp) -> Table {
 mod tests {
     use serde_json::json;
 
+    use super::super::fake::{FakeAgent, run};
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn watching_shows_each_change_once_until_the_agent_goes() {
+        let agent = FakeAgent::new();
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let path = image.path().to_str().unwrap();
+        run(Some(&agent), ["boot", "web", "--image", path, "--no-wait"]).await;
+        let gone = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            agent.refuse("list_workflows", "AgentUnreachable", "gone");
+        };
+        let watch = run(Some(&agent), ["workflows", "--watch", "--json"]);
+        let (ran, ()) = tokio::join!(watch, gone);
+        assert_eq!(ran.code, 1);
+        let lines: Vec<Value> =
+            ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 4, "three steps and nothing: {}", ran.out);
+        assert_eq!(lines[2][0]["step_index"], 2);
+        assert_eq!(lines[3], json!([]));
+    }
 
     #[test]
     fn a_workflow_shows_its_step_and_both_failures() {
@@ -93,7 +114,14 @@ mod tests {
         .unwrap();
         let now = Timestamp::parse("2026-11-20T23:01:05Z").unwrap();
         let text = table(&workflows, now).render(None);
-        let cells: Vec<_> = text.lines().last().unwrap().split("  ").map(str::trim).collect();
+        let cells: Vec<_> = text
+            .lines()
+            .last()
+            .unwrap()
+            .split("  ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty())
+            .collect();
         assert_eq!(
             cells,
             [
