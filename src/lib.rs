@@ -3,6 +3,10 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed"))]
 
+/// What is started in which order, and stopped in which.
+pub mod agent;
+/// Would the agent work here?
+pub mod check;
 /// The commands.
 pub mod cli;
 /// nova.conf, by oslo.config's rules.
@@ -19,6 +23,8 @@ pub mod images;
 pub mod model;
 /// The guest's network interfaces.
 pub mod network;
+/// The commands' way to the agent's own work.
+pub mod program;
 /// What is known of each instance.
 pub mod records;
 /// The bus and the socket: requests in, replies out.

@@ -34,11 +34,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use serde_json::{Map, Value};
 
 use self::agent_client::{Agent, CallFailure};
 use self::output::{Failure, Output};
+pub use crate::config::args::ConfigArgs;
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/hypernova/hypernova.sock";
@@ -100,18 +101,6 @@ pub enum Command {
     Man(man::ManArgs),
     /// Run the agent
     Serve(serve::ServeArgs),
-}
-
-/// Where configuration is read from.
-#[derive(Debug, Clone, Default, Args)]
-pub struct ConfigArgs {
-    /// Configuration file; may be repeated, later ones win
-    #[arg(long, value_name = "FILE")]
-    pub config_file: Vec<PathBuf>,
-
-    /// Directory of *.conf files, read in the order of their names after the files
-    #[arg(long, value_name = "DIR")]
-    pub config_dir: Vec<PathBuf>,
 }
 
 /// What the agent's program does besides asking a running agent.

@@ -1,5 +1,6 @@
 //! Questions: requests that change nothing. They don't wait for the instance's queue.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -7,9 +8,11 @@ use std::path::Path;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::hypervisor::{ConsoleEndpoints, DomainInfo, DomainStats, HypervisorError};
+use crate::hypervisor::{ConsoleEndpoints, DiskStats, HypervisorError, InterfaceStats};
 use crate::model::class::Class;
+use crate::model::diagnostics::{DeviceCounters, DiskCounters, GuestCounters, NicCounters};
 use crate::model::state::PowerState;
+use crate::model::time::Timestamp;
 use crate::workflow::Backends;
 
 /// What of a console log is read at most. nova: virt/libvirt/driver.py, MAX_CONSOLE_BYTES
@@ -168,18 +171,66 @@ async fn endpoints(on: &Backends, uuid: Uuid) -> Result<ConsoleEndpoints, QueryE
     Ok(on.hypervisor.console_endpoints(uuid).await?)
 }
 
+/// What the record says of a guest whose counters are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuestFacts {
+    pub config_drive: bool,
+    pub launched_at: Option<Timestamp>,
+}
+
 /// The counters of a running guest.
 pub async fn diagnostics(
     on: &Backends,
     uuid: Uuid,
-) -> Result<(DomainInfo, DomainStats), QueryError> {
+    guest: GuestFacts,
+) -> Result<GuestCounters, QueryError> {
     let found = on.hypervisor.domain(uuid).await?.ok_or(QueryError::NoDomain(uuid))?;
     if found.power_state != PowerState::Running {
         let power_state = found.power_state.name();
         return Err(QueryError::NotRunning { uuid, power_state });
     }
     let stats = on.hypervisor.stats(uuid).await?;
-    Ok((found, stats))
+    Ok(GuestCounters {
+        power_state: found.power_state,
+        virt_type: on.settings.virt_type.clone(),
+        config_drive: guest.config_drive,
+        launched_at: guest.launched_at,
+        now: Timestamp::now(),
+        memory_max_kib: stats.memory_max_kib,
+        memory_used_kib: stats.memory_used_kib,
+        memory_stats: BTreeMap::new(),
+        vcpu_times_ns: stats.vcpu_times_ns.clone(),
+        disks: stats.disks.iter().map(disk_counters).collect(),
+        nics: stats.interfaces.iter().map(nic_counters).collect(),
+    })
+}
+
+fn disk_counters(disk: &DiskStats) -> DiskCounters {
+    DiskCounters {
+        target: disk.target.clone(),
+        read_requests: disk.read_requests,
+        read_bytes: disk.read_bytes,
+        write_requests: disk.write_requests,
+        write_bytes: disk.write_bytes,
+        errors: disk.errors,
+    }
+}
+
+fn nic_counters(nic: &InterfaceStats) -> NicCounters {
+    NicCounters {
+        mac_address: nic.mac_address.clone(),
+        device: Some(DeviceCounters {
+            name: nic.device.clone(),
+            rx_bytes: nic.rx_bytes,
+            rx_packets: nic.rx_packets,
+            rx_errors: nic.rx_errors,
+            rx_drop: nic.rx_drop,
+            tx_bytes: nic.tx_bytes,
+            tx_packets: nic.tx_packets,
+            tx_errors: nic.tx_errors,
+            tx_drop: nic.tx_drop,
+        }),
+    }
 }
 
 /// What `uptime` prints. nova: virt/libvirt/host.py, get_uptime

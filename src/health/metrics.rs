@@ -235,7 +235,8 @@ fn call_seconds() -> Histogram {
 }
 
 /// proc_pid_statm(5): the second number, in pages.
-fn resident_bytes() -> Option<i64> {
+/// Memory of this process that is in RAM.
+pub fn resident_bytes() -> Option<i64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: i64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;

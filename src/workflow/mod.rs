@@ -60,6 +60,7 @@ impl Settings {
         Self {
             host: "host1".to_owned(),
             node: "node1".to_owned(),
+            virt_type: "qemu".to_owned(),
             instance_name_template: "instance-%08x".to_owned(),
             force_config_drive: false,
             dhcp_domain: "novalocal".to_owned(),
@@ -85,6 +86,8 @@ pub struct Settings {
     pub host: String,
     /// The compute node's name: the hypervisor's host name.
     pub node: String,
+    /// `[libvirt] virt_type`
+    pub virt_type: String,
     pub instance_name_template: String,
     pub force_config_drive: bool,
     /// `[api] dhcp_domain`

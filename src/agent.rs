@@ -1,0 +1,414 @@
+//! The agent: what is started in which order, and stopped in which.
+//!
+//! ```text
+//! start: journal ─▶ hypervisor ─▶ records ─▶ take up workflows ─▶ socket, bus ─▶ ready
+//! stop:  no more requests ─▶ workflows finish or park ─▶ answers go out ─▶ connections close
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::hypernova::ControlPlane;
+use crate::config::libvirt::VirtType;
+use crate::config::{Config, ConfigError};
+use crate::dispatch::Dispatcher;
+use crate::health::{Component, Health, HealthError, HealthServer, Metrics, State};
+use crate::hypervisor::fake::FakeHypervisor;
+use crate::hypervisor::libvirt::{Libvirt, LibvirtOptions};
+use crate::hypervisor::{Hypervisor, HypervisorError};
+use crate::images::source::{FilePolicy, StandaloneSource};
+use crate::images::store::{HostImages, StoreOptions};
+use crate::images::{ImageError, Images};
+use crate::network::NetworkError;
+use crate::network::standalone::StandaloneNetwork;
+use crate::records::sqlite::{OpenError, SqliteRecords};
+use crate::rpc::amqp::Consuming;
+use crate::rpc::bus::{Bus, BusError, BusSettings};
+use crate::rpc::incoming::Incoming;
+use crate::rpc::local::{LocalError, LocalServer};
+use crate::rpc::operator::Operator;
+use crate::rpc::options::{LoginMethod, RabbitOptions};
+use crate::rpc::server::Server;
+use crate::rpc::transport_url::{TransportUrl, TransportUrlError};
+use crate::rpc::watchdog::Watchdog;
+use crate::service::{ServiceManager, Signals};
+use crate::telemetry::{Chain, Telemetry};
+use crate::workflow::journal::JournalError;
+use crate::workflow::sqlite::SqliteJournal;
+use crate::workflow::{Backends, ConsoleSettings, Settings};
+
+/// What `transport_url` is when nobody has set it.
+const NO_BUS: &str = "rabbit://";
+
+/// What nova sends to a compute service. 2026.1 and later send some methods to the second.
+const TOPICS: [&str; 2] = ["compute", "compute-alt"];
+
+/// How often the neighbours are looked at for `/healthz`.
+const HEALTH_EVERY: Duration = Duration::from_secs(10);
+
+/// How long replies and the fanout queues may take to go when the agent stops.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Requests from the socket that wait for the server.
+const SOCKET_BACKLOG: usize = 64;
+
+/// `max_concurrent_builds = 0`: as many as there are.
+const UNLIMITED_BUILDS: usize = 1 << 16;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error(
+        "control_plane = nova is not supported yet: set [hypernova] control_plane = standalone"
+    )]
+    NovaMode,
+    #[error("[libvirt] virt_type = {0} is not supported")]
+    VirtType(&'static str),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("[DEFAULT] transport_url")]
+    TransportUrl(#[from] TransportUrlError),
+    #[error("the message bus can't be set up")]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Records(#[from] OpenError),
+    #[error(transparent)]
+    Hypervisor(#[from] HypervisorError),
+    #[error(transparent)]
+    Images(#[from] ImageError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Socket(#[from] LocalError),
+    #[error(transparent)]
+    Health(#[from] HealthError),
+    #[error("can't {operation} {}", path.display())]
+    Directory {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("signals can't be received")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Runs the agent until it is told to stop. `reload` reads the configuration again, for SIGHUP.
+///
+/// # Errors
+/// [`AgentError`] for what waiting wouldn't mend. A libvirtd or a broker that is away is waited for.
+pub async fn serve(
+    config: Config,
+    telemetry: Telemetry,
+    reload: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+) -> Result<(), AgentError> {
+    if config.hypernova.control_plane == ControlPlane::Nova {
+        return Err(AgentError::NovaMode);
+    }
+    let (stop, stop_now) = (CancellationToken::new(), CancellationToken::new());
+    let manager = Arc::new(ServiceManager::from_environment());
+    let signals = Signals::listen().map_err(AgentError::Signals)?;
+    let notifier = manager.clone();
+    tokio::spawn(signals.handle(stop.clone(), stop_now.clone(), move || {
+        notifier.reloading();
+        match reload() {
+            Ok(fresh) => {
+                let settings = crate::telemetry::Settings::from_config(&fresh);
+                if let Err(error) = telemetry.reload(&settings) {
+                    error!(error = %Chain(&error), "the log goes on as it was");
+                }
+            }
+            Err(error) => error!(error = %Chain(&error), "the configuration is not reloaded"),
+        }
+        notifier.ready("running");
+    }));
+
+    info!(version = env!("CARGO_PKG_VERSION"), host = config.default_.host, "starting");
+    make_directories(&config)?;
+    let journal = Arc::new(SqliteJournal::open(&config.hypernova.journal)?);
+    let records = SqliteRecords::open(&config.hypernova.records, &config.default_.host)?;
+    let hypervisor = hypervisor(&config).await?;
+    let Some(node) = await_hypervisor(hypervisor.as_ref(), &manager, &stop).await else {
+        return Ok(());
+    };
+    let backends = Backends {
+        hypervisor: hypervisor.clone(),
+        images: images(&config)?,
+        network: Arc::new(StandaloneNetwork::new(config.hypernova.default_network.as_str())?),
+        records: Arc::new(records.clone()),
+        settings: Arc::new(settings(&config, node)?),
+    };
+    let metrics = Arc::new(Metrics::new());
+    let builds = match config.default_.max_concurrent_builds {
+        0 => UNLIMITED_BUILDS,
+        builds => builds as usize,
+    };
+    let dispatcher = Dispatcher::new(backends, journal.clone(), metrics.clone(), builds);
+    let resumed = dispatcher.resume().await?;
+
+    let operator = Operator::new(
+        dispatcher.clone(),
+        Some(Arc::new(records)),
+        config.default_.instances_path.clone(),
+    );
+    let server = Arc::new(Server::new(
+        dispatcher.clone(),
+        operator,
+        metrics.clone(),
+        config.default_.rpc_ping_enabled,
+    ));
+    let socket = LocalServer::listen(&config.hypernova.socket).await?;
+    let (local, from_socket) = mpsc::channel::<Incoming>(SOCKET_BACKLOG);
+    let socket = tokio::spawn(socket.serve(local, stop.clone()));
+    let mut doors = vec![tokio::spawn(server.clone().serve(from_socket))];
+    let bus = match bus_settings(&config)? {
+        Some(settings) => {
+            let (bus, from_bus) = Bus::connect(settings)?;
+            doors.push(tokio::spawn(server.clone().serve(from_bus)));
+            Some(bus)
+        }
+        None => None,
+    };
+
+    let mut components = vec![Component::Libvirt, Component::Journal];
+    components.extend(bus.is_some().then_some(Component::RabbitMq));
+    let health = Health::new(&components);
+    if let Some(address) = config.hypernova.metrics_listen {
+        let listener = HealthServer::bind(address, metrics, health.clone()).await?;
+        tokio::spawn(listener.run(stop_now.clone()));
+    }
+    let looking =
+        tokio::spawn(look_after(health, hypervisor, journal, bus.as_ref().map(Bus::watch)));
+    let alive = dispatcher.clone();
+    let keeper = manager.clone();
+    let until = stop_now.clone();
+    tokio::spawn(async move {
+        // The runtime itself answers here: a stuck one gives no sign of life.
+        keeper.keep_alive(|| async { alive.active() < usize::MAX }, until).await;
+    });
+    if let Some(bus) = &bus {
+        let consuming = tokio::time::timeout(Duration::from_secs(10), bus.consuming());
+        if consuming.await.is_err() {
+            warn!("RabbitMQ is not there yet; the agent goes on trying");
+        }
+    }
+    info!(resumed, "ready");
+    manager.ready("running");
+
+    stop.cancelled().await;
+    manager.stopping("finishing what runs");
+    info!(active = dispatcher.active(), "stopping: no more requests are taken");
+    if let Some(bus) = &bus {
+        bus.stop_consuming();
+    }
+    let within = config.default_.manager_shutdown_timeout;
+    let finished = async {
+        tokio::select! {
+            () = dispatcher.stop(within) => {}
+            () = stop_now.cancelled() => dispatcher.stop(Duration::ZERO).await,
+        }
+        server.finish().await;
+        if let Some(bus) = bus {
+            bus.close(CLOSE_WITHIN).await;
+        }
+    };
+    let limit = config.default_.graceful_shutdown_timeout;
+    if tokio::time::timeout(limit, finished).await.is_err() {
+        warn!(?limit, "a step did not end in time: the next start goes on with it");
+    }
+    looking.abort();
+    doors.iter().for_each(tokio::task::JoinHandle::abort);
+    // It ends with the stop signal, and takes its socket away.
+    socket.await.ok();
+    stop_now.cancel();
+    info!("stopped");
+    Ok(())
+}
+
+/// Waits for libvirt, for as long as it takes: the node's name comes from there. `None`: told to
+/// stop meanwhile.
+async fn await_hypervisor(
+    hypervisor: &dyn Hypervisor,
+    manager: &ServiceManager,
+    stop: &CancellationToken,
+) -> Option<String> {
+    let mut pause = Duration::from_millis(200);
+    loop {
+        match hypervisor.host_info().await {
+            Ok(info) => {
+                info!(node = info.node, version = info.hypervisor_version, "hypervisor connected");
+                return Some(info.node);
+            }
+            Err(error) => {
+                manager.status("waiting for libvirt");
+                warn!(error = %Chain(&error), "waiting for the hypervisor");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
+        }
+    }
+}
+
+fn make_directories(config: &Config) -> Result<(), AgentError> {
+    let instances = &config.default_.instances_path;
+    let fail = |path: &std::path::Path| {
+        let path = path.to_owned();
+        move |source| AgentError::Directory { operation: "create", path, source }
+    };
+    std::fs::create_dir_all(instances).map_err(fail(instances))?;
+    if let Some(directory) = config.hypernova.socket.parent() {
+        std::fs::create_dir_all(directory).map_err(fail(directory))?;
+    }
+    Ok(())
+}
+
+async fn hypervisor(config: &Config) -> Result<Arc<dyn Hypervisor>, AgentError> {
+    if config.default_.compute_driver.starts_with("fake") {
+        return Ok(Arc::new(FakeHypervisor::new(&config.default_.host)));
+    }
+    Ok(Arc::new(Libvirt::open(libvirt_options(config)?).await?))
+}
+
+/// # Errors
+/// [`AgentError::VirtType`] for what the agent has no driver for.
+pub fn libvirt_options(config: &Config) -> Result<LibvirtOptions, AgentError> {
+    let libvirt = &config.libvirt;
+    if libvirt.virt_type == VirtType::Parallels {
+        return Err(AgentError::VirtType("parallels"));
+    }
+    let uri = libvirt.connection_uri.as_deref();
+    let mut options = LibvirtOptions::from_config(libvirt.virt_type.as_str(), uri);
+    options.call_timeout = config.hypernova.libvirt_call_timeout;
+    Ok(options)
+}
+
+fn images(config: &Config) -> Result<Arc<dyn Images>, AgentError> {
+    let mut options = StoreOptions::new(&config.default_.instances_path);
+    options.cache_subdirectory = config.image_cache.subdirectory_name.clone();
+    options.force_raw_images = config.default_.force_raw_images;
+    options.images_type = config.libvirt.images_type.as_str().to_owned();
+    options.use_cow_images = config.default_.use_cow_images;
+    options.preallocate_space =
+        config.default_.preallocate_images == crate::config::default::Preallocate::Space;
+    options.mkisofs_cmd = config.default_.mkisofs_cmd.clone();
+    options.vmdk_allowed_types = config.compute.vmdk_allowed_types.clone();
+    let policy = FilePolicy::Under(config.hypernova.image_directories.clone());
+    let source = StandaloneSource::new(policy, options.patience.idle);
+    Ok(Arc::new(HostImages::new(options, Arc::new(source))?))
+}
+
+fn settings(config: &Config, node: String) -> Result<Settings, AgentError> {
+    Ok(Settings {
+        host: config.default_.host.clone(),
+        node,
+        virt_type: config.libvirt.virt_type.as_str().to_owned(),
+        instance_name_template: config.default_.instance_name_template.clone(),
+        force_config_drive: config.default_.force_config_drive,
+        dhcp_domain: config.api.dhcp_domain.clone(),
+        shutdown_timeout: config.default_.shutdown_timeout,
+        shutdown_retry_interval: config.compute.shutdown_retry_interval,
+        soft_reboot_timeout: config.libvirt.wait_soft_reboot_seconds,
+        state_timeout: config.hypernova.domain_state_timeout,
+        save_timeout: config.hypernova.managed_save_timeout,
+        guest: crate::hypervisor::guest::GuestOptions,
+        console: ConsoleSettings {
+            vnc_enabled: config.vnc.enabled,
+            vnc_proxyclient_address: config.vnc.server_proxyclient_address.clone(),
+            serial_enabled: config.serial_console.enabled,
+        },
+    })
+}
+
+/// The bus as configured; `None` when `transport_url` isn't set, and only the socket is served.
+///
+/// # Errors
+/// [`AgentError::TransportUrl`].
+pub fn bus_settings(config: &Config) -> Result<Option<BusSettings>, AgentError> {
+    let url = config.default_.transport_url.expose();
+    if url == NO_BUS {
+        return Ok(None);
+    }
+    Ok(Some(BusSettings {
+        url: TransportUrl::parse(url)?,
+        options: rabbit_options(config),
+        host: config.default_.host.clone(),
+        control_exchange: config.default_.control_exchange.clone(),
+        topics: TOPICS.iter().map(|topic| (*topic).to_owned()).collect(),
+        watchdog: Some(Watchdog::default()),
+    }))
+}
+
+fn rabbit_options(config: &Config) -> RabbitOptions {
+    use crate::config::oslo_messaging_rabbit::LoginMethod as Configured;
+    let section = &config.oslo_messaging_rabbit;
+    RabbitOptions {
+        amqp_durable_queues: section.amqp_durable_queues,
+        amqp_auto_delete: section.amqp_auto_delete,
+        rabbit_ha_queues: section.rabbit_ha_queues,
+        rabbit_quorum_queue: section.rabbit_quorum_queue,
+        rabbit_transient_quorum_queue: section.rabbit_transient_quorum_queue,
+        rabbit_quorum_delivery_limit: section.rabbit_quorum_delivery_limit,
+        rabbit_quorum_max_memory_length: section.rabbit_quorum_max_memory_length,
+        // RabbitMQ's limit is far below the option's.
+        rabbit_quorum_max_memory_bytes: u32::try_from(section.rabbit_quorum_max_memory_bytes)
+            .unwrap_or(u32::MAX),
+        rabbit_transient_queues_ttl: section.rabbit_transient_queues_ttl,
+        rabbit_stream_fanout: section.rabbit_stream_fanout,
+        rabbit_qos_prefetch_count: section.rabbit_qos_prefetch_count,
+        heartbeat_timeout_threshold: section.heartbeat_timeout_threshold,
+        rabbit_retry_interval: section.rabbit_retry_interval,
+        rabbit_retry_backoff: section.rabbit_retry_backoff,
+        rabbit_interval_max: section.rabbit_interval_max,
+        kombu_reconnect_delay: section.kombu_reconnect_delay,
+        rabbit_login_method: match section.rabbit_login_method {
+            Configured::Plain => LoginMethod::Plain,
+            Configured::AmqPlain => LoginMethod::AmqPlain,
+            Configured::External => LoginMethod::External,
+            Configured::RabbitCrDemo => LoginMethod::RabbitCrDemo,
+        },
+        kombu_missing_consumer_retry_timeout: section.kombu_missing_consumer_retry_timeout,
+        enable_cancel_on_failover: section.enable_cancel_on_failover,
+        ssl: section.ssl,
+        ssl_key_file: section.ssl_key_file.clone(),
+        ssl_cert_file: section.ssl_cert_file.clone(),
+        ssl_ca_file: section.ssl_ca_file.clone(),
+        ssl_enforce_hostname_verification: section.ssl_enforce_hostname_verification,
+        ..RabbitOptions::default()
+    }
+}
+
+/// Looks at the neighbours now and then, and tells `/healthz`.
+async fn look_after(
+    health: Health,
+    hypervisor: Arc<dyn Hypervisor>,
+    journal: Arc<SqliteJournal>,
+    bus: Option<watch::Receiver<Consuming>>,
+) {
+    let mut ticks = tokio::time::interval(HEALTH_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        health.set(Component::Libvirt, state(hypervisor.host_info().await.map(drop)));
+        health.set(Component::Journal, state(journal.check().await));
+        if let Some(bus) = &bus {
+            let consuming = bus.borrow().since.is_some();
+            let down = || State::Down("not consuming".to_owned());
+            health.set(Component::RabbitMq, if consuming { State::Up } else { down() });
+        }
+    }
+}
+
+fn state<E: std::error::Error + 'static>(result: Result<(), E>) -> State {
+    match result {
+        Ok(()) => State::Up,
+        Err(error) => State::Down(Chain(&error).to_string()),
+    }
+}

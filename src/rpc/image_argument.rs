@@ -1,0 +1,99 @@
+//! The `image` argument of a build: Glance's dict, to what the images room fetches.
+//!
+//! In standalone mode there is no Glance, so the dict says where the bytes are: `direct_url` for the
+//! image, and the properties `hypernova_kernel_url` and `hypernova_ramdisk_url` for a guest that
+//! is booted without a boot loader (`kernel_id` and `ramdisk_id` name them, as ever).
+
+use serde_json::Value;
+
+use super::failure::Fault;
+use crate::images::{Checksum, ImageRequest};
+use crate::model::object::ImageMeta;
+
+pub struct ImageArgument {
+    pub meta: ImageMeta,
+    pub request: ImageRequest,
+    pub kernel: Option<ImageRequest>,
+    pub ramdisk: Option<ImageRequest>,
+}
+
+/// # Errors
+/// `ImageUnacceptable` for a dict that doesn't describe an image.
+pub fn read(image: &Value) -> Result<ImageArgument, Fault> {
+    let unacceptable = |reason: String| {
+        let id = text(image, "id").unwrap_or_else(|| "-".to_owned());
+        let message = format!("Image {id} is unacceptable: {reason}");
+        Fault::nova("ImageUnacceptable", message).with("image_id", id).with("reason", reason)
+    };
+    let meta =
+        ImageMeta::from_image_dict(image).map_err(|error| unacceptable(error.to_string()))?;
+    let id = text(image, "id").ok_or_else(|| unacceptable("it has no id".to_owned()))?;
+    let request = ImageRequest {
+        id,
+        url: text(image, "direct_url"),
+        disk_format: text(image, "disk_format"),
+        checksums: checksums(image),
+        size: image.get("size").and_then(Value::as_u64),
+    };
+    let part = |id: &str, url: &str| {
+        let properties = image.get("properties")?;
+        Some(ImageRequest {
+            id: text(properties, id).filter(|id| !id.is_empty())?,
+            url: text(properties, url),
+            disk_format: None,
+            checksums: Vec::new(),
+            size: None,
+        })
+    };
+    Ok(ImageArgument {
+        meta,
+        request,
+        kernel: part("kernel_id", "hypernova_kernel_url"),
+        ramdisk: part("ramdisk_id", "hypernova_ramdisk_url"),
+    })
+}
+
+/// What the content must hash to, strongest first: Glance's multihash, then its old MD5.
+fn checksums(image: &Value) -> Vec<Checksum> {
+    let multi = text(image, "os_hash_algo").zip(text(image, "os_hash_value"));
+    let old = text(image, "checksum").map(|value| ("md5".to_owned(), value));
+    let make = |(algorithm, value): (String, String)| Checksum {
+        algorithm,
+        value: value.to_ascii_lowercase(),
+    };
+    multi.into_iter().chain(old).filter(|(_, value)| !value.is_empty()).map(make).collect()
+}
+
+fn text(value: &Value, key: &str) -> Option<String> {
+    value.get(key).and_then(Value::as_str).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn glances_dict_names_bytes_and_checksums() {
+        let image = json!({
+            "id": "9ac5fd6a-073c-423e-8bb6-9593064b906d", "disk_format": "qcow2", "size": 17,
+            "checksum": "30A308D2", "os_hash_algo": "sha512", "os_hash_value": "9389685c",
+            "direct_url": "file:///images/a.qcow2", "status": "active", "container_format": "bare",
+            "properties": {"kernel_id": "k", "hypernova_kernel_url": "file:///images/k"}
+        });
+        let read = read(&image).unwrap();
+        assert_eq!(read.request.url.as_deref(), Some("file:///images/a.qcow2"));
+        let algorithms: Vec<_> = read.request.checksums.iter().map(|c| &c.algorithm).collect();
+        assert_eq!(algorithms, ["sha512", "md5"]);
+        assert_eq!(read.request.checksums[1].value, "30a308d2");
+        assert_eq!(read.kernel.unwrap().url.as_deref(), Some("file:///images/k"));
+        assert!(read.ramdisk.is_none());
+    }
+
+    #[test]
+    fn a_dict_without_an_id_is_unacceptable() {
+        let Err(fault) = read(&json!({})) else { panic!("taken") };
+        assert_eq!(fault.class, "ImageUnacceptable");
+    }
+}
