@@ -62,6 +62,24 @@ async fn a_qcow2_image_becomes_raw_and_backs_an_overlay_of_the_flavors_size() {
 }
 
 #[tokio::test]
+async fn a_long_conversion_tells_how_far_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (raw, source) = (dir.path().join("raw"), dir.path().join("image"));
+    std::fs::write(&raw, pattern(64 << 20)).unwrap();
+    qemu_img(&["convert", "-f", "raw", "-O", "qcow2"], &[&raw, &source]);
+    let length = std::fs::metadata(&source).unwrap().len();
+    let told = std::sync::Mutex::new(Vec::new());
+    let progress =
+        |done: u64, total: Option<u64>| told.lock().unwrap().push((done, total.unwrap()));
+    host_images(&dir).cache(&image(&source, "qcow2"), &progress).await.unwrap();
+    let told = told.into_inner().unwrap();
+    assert!(told.contains(&(length, length)), "the fetch");
+    let converting: Vec<_> = told.iter().filter(|(_, total)| *total == 64 << 20).collect();
+    assert!(converting.len() > 2, "the conversion: {converting:?}");
+    assert_eq!(converting.last().unwrap().0, 64 << 20);
+}
+
+#[tokio::test]
 async fn without_force_raw_images_qcow2_stays_and_the_overlay_shares_its_clusters() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("image");
@@ -511,6 +529,9 @@ async fn absent_and_unreachable_urls_are_told_apart_and_leave_nothing() {
     let error = images.cache(&request, silent()).await.unwrap_err();
     assert!(matches!(error, ImageError::Unreachable { .. }), "{error:?}");
     assert!(!error.to_string().contains("hunter2"), "{error}");
+    let encrypted = server.url("/image").replace("http:", "https:");
+    let error = images.cache(&image_at(&encrypted, "raw"), silent()).await.unwrap_err();
+    assert!(matches!(error, ImageError::Unreachable { .. }), "{error:?}");
     assert!(leftovers(&dir.path().join("instances/_base")).is_empty());
     images.cache(&image_at(&server.url("/redirect"), "raw"), silent()).await.unwrap();
 }
@@ -655,6 +676,7 @@ async fn config_drives_hold_their_files_in_both_formats() {
         for _repeat in 0..2 {
             let disk = images.create_config_drive(ID, &files).await.unwrap();
             assert_eq!(disk.path, instance.join("disk.config"));
+            assert_eq!(std::fs::metadata(&disk.path).unwrap().mode() & 0o777, 0o600, "{format:?}");
             for (path, content) in &files.0 {
                 let mut read = match format {
                     ConfigDriveFormat::Iso9660 => Command::new("isoinfo"),
