@@ -139,6 +139,9 @@ impl Cache {
         fetch(&*self.source, image, part, lock, self.patience, progress).await?;
         let found = self.inspect_as(&image.id, part, image.disk_format.as_deref()).await?;
         let format = found.format.qemu_name();
+        if format != "raw" {
+            self.second_opinion(image, part, &found).await?;
+        }
         // Beside raw, qcow2 is the only format that we run guests from.
         let _draft = Draft(converted.to_owned());
         let keep = format == "raw" || (found.format == Format::Qcow2 && !self.force_raw);
@@ -158,6 +161,30 @@ impl Cache {
         self.lookup(&image.id, path)
             .await?
             .ok_or_else(|| ImageError::BaseMissing { path: path.to_owned() })
+    }
+
+    /// QEMU must see what we saw, now that we know that looking is harmless
+    /// (``nova: virt/images.py, fetch_to_raw``).
+    async fn second_opinion(
+        &self,
+        image: &ImageRequest,
+        part: &Path,
+        found: &Inspected,
+    ) -> Result<(), ImageError> {
+        let refuse = |reason| ImageError::Unacceptable { image: image.id.clone(), reason };
+        let info = match self.qemu_img.info(part, found.format.qemu_name()).await {
+            Err(ImageError::Command { message, .. }) => {
+                return Err(refuse(format!("qemu-img can't read it: {message}")));
+            }
+            other => other?,
+        };
+        if info.refers_to().is_some() {
+            return Err(refuse("it refers to another file".into()));
+        }
+        if found.format == Format::Qcow2 && info.virtual_size != found.virtual_size {
+            return Err(refuse("its virtual size is ambiguous".into()));
+        }
+        Ok(())
     }
 
     /// Makes `converted`, raw, and looks at it: raw content that looks like another format would

@@ -172,6 +172,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_tool_that_nobody_waits_for_any_more_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let script = format!("echo ready; exec sleep 1000 > {}", fifo.display());
+        let (ready, started) = tokio::sync::oneshot::channel();
+        let mut ready = Some(ready);
+        let run = tokio::spawn(shell(&script, LONG).run_watched(move |_| {
+            ready.take().map(|ready| ready.send(()));
+        }));
+        started.await.unwrap();
+        // Both opens wait for each other; the read ends when the child is gone.
+        let reader = tokio::task::spawn_blocking(move || {
+            let mut fifo = std::fs::File::open(fifo).unwrap();
+            run.abort();
+            std::io::Read::read_to_end(&mut fifo, &mut Vec::new()).unwrap()
+        });
+        assert_eq!(reader.await.unwrap(), 0);
+    }
+
+    #[tokio::test]
     async fn output_is_bounded() {
         let out = shell("head -c 1000000 /dev/zero", LONG).run().await.unwrap();
         assert_eq!(out.len(), MAX_OUTPUT);

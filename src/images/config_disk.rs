@@ -64,6 +64,8 @@ impl ConfigDisk {
     }
 
     async fn make_iso(&self, disk: &Path, tree: &Path) -> Result<(), ImageError> {
+        // Only ours before there is anything to read in it; libvirt gives it to QEMU's user.
+        blocking("create", disk, |disk| private_file(disk).map(drop)).await?;
         let mut args: Vec<OsString> = vec!["-o".into(), path_arg(disk)];
         args.extend(
             ["-ldots", "-allow-lowercase", "-allow-multidot", "-l", "-publisher", &self.publisher]

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::child::{Limits, Tool, path_arg};
 use super::{ImageError, Progress};
@@ -55,6 +56,24 @@ pub struct Info {
     pub backing_filename: Option<String>,
     #[serde(default)]
     pub backing_filename_format: Option<String>,
+    #[serde(default)]
+    pub format_specific: Option<FormatSpecific>,
+}
+
+/// What only one format has.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct FormatSpecific {
+    #[serde(default)]
+    pub data: Map<String, Value>,
+}
+
+impl Info {
+    /// The other file that this one would make QEMU open, if there is one.
+    pub fn refers_to(&self) -> Option<&str> {
+        let specific = self.format_specific.as_ref();
+        let data_file = specific.and_then(|s| s.data.get("data-file")).and_then(Value::as_str);
+        self.backing_filename.as_deref().or(data_file)
+    }
 }
 
 impl QemuImg {
@@ -227,5 +246,12 @@ mod tests {
         .unwrap();
         assert_eq!(info.backing_filename.as_deref(), Some("/b"));
         assert_eq!(info.virtual_size, 1 << 20);
+        assert_eq!(info.refers_to(), Some("/b"));
+        let info: Info = serde_json::from_str(
+            r#"{"virtual-size": 1, "format": "qcow2",
+                "format-specific": {"type": "qcow2", "data": {"data-file": "/d", "compat": "1.1"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(info.refers_to(), Some("/d"));
     }
 }

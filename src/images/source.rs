@@ -147,6 +147,10 @@ impl StandaloneSource {
             StatusCode::NOT_FOUND | StatusCode::GONE => {
                 return Err(ImageError::NotFound(image.id.clone()));
             }
+            // What can't be followed at all, such as a file of this host, comes back as it is.
+            status if status.is_redirection() => {
+                return Err(unacceptable(image, "it redirects to where it may not"));
+            }
             status => {
                 self.validators().remove(&key);
                 return Err(unreachable(image, format!("the server answered {status}")));
