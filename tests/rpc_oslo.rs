@@ -1,5 +1,7 @@
 //! The bus against the real oslo.messaging and a real RabbitMQ, in both directions.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 mod support;
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,5 +1,7 @@
 //! TLS to RabbitMQ with certificates of the test's own: what is verified, and what is not.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 mod support;
 
 use std::fs;
@@ -11,7 +13,7 @@ use hypernova::rpc::bus::{self, Bus, BusSettings};
 use hypernova::rpc::client::{Target, Wait};
 use hypernova::rpc::options::RabbitOptions;
 use hypernova::rpc::transport_url::TransportUrl;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use support::broker::{Broker, TlsFiles};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -153,7 +155,7 @@ async fn the_broker_is_verified_as_far_as_the_options_say() {
         while let Some(incoming) = requests.recv().await {
             incoming.ack.accept().await;
             let args = incoming.request.args;
-            incoming.reply.unwrap().send(Ok(args.into()));
+            incoming.reply.unwrap().send(Ok(Value::Object(args)));
         }
     });
     let mut args = Map::new();
@@ -164,7 +166,7 @@ async fn the_broker_is_verified_as_far_as_the_options_say() {
         .call(&target, "echo", args.clone(), &Default::default(), Wait::of(patience))
         .await
         .unwrap();
-    assert_eq!(answer, args.into());
+    assert_eq!(answer, Value::Object(args));
     bus.close(patience).await;
     tokio::task::spawn_blocking(move || drop(broker)).await.unwrap();
 }
