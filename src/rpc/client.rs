@@ -70,7 +70,7 @@ pub enum CallError {
     #[error("{method} got no answer from {topic} within {after:?}")]
     Timeout { method: String, topic: String, after: Duration },
     #[error("{0}")]
-    Remote(RemoteFailure),
+    Remote(Box<RemoteFailure>),
     #[error("{method} could not be sent to {topic}: {reason}")]
     Transport { method: String, topic: String, reason: String },
 }
@@ -254,7 +254,7 @@ impl Client {
                     Some(outcome) if empty => outcome,
                     _ => reply.outcome,
                 };
-                return outcome.map_err(CallError::Remote);
+                return outcome.map_err(|failure| CallError::Remote(Box::new(failure)));
             }
             if !empty {
                 early = Some(reply.outcome);
@@ -366,7 +366,7 @@ mod tests {
     fn a_remote_not_found_is_absent() {
         let class = |class: &str| {
             let failure = RemoteFailure::from_wire(&serde_json::json!({"class": class}));
-            CallError::Remote(failure).class()
+            CallError::Remote(Box::new(failure)).class()
         };
         assert_eq!(class("InstanceNotFound"), Class::Absent);
         assert_eq!(class("MessagingTimeout"), Class::Transient);

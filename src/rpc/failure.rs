@@ -24,8 +24,9 @@ pub struct Fault {
     pub class: Cow<'static, str>,
     pub module: Cow<'static, str>,
     pub message: String,
-    /// A `NovaException`'s format arguments, and its `code`.
-    pub kwargs: Map<String, Value>,
+    /// A `NovaException`'s format arguments, and its `code`. Boxed: a fault is the error half of
+    /// many small results.
+    pub kwargs: Box<Map<String, Value>>,
 }
 
 impl Fault {
@@ -49,7 +50,7 @@ impl Fault {
             class: class.into(),
             module: module.into(),
             message: message.into(),
-            kwargs: Map::new(),
+            kwargs: Box::default(),
         }
     }
 
@@ -81,7 +82,7 @@ impl Fault {
     pub fn to_wire(&self) -> String {
         // Python builtins take no keywords; the caller could not build them.
         let empty = Map::new();
-        let kwargs = if self.module == BUILTINS { &empty } else { &self.kwargs };
+        let kwargs = if self.module == BUILTINS { &empty } else { self.kwargs.as_ref() };
         json!({
             "class": self.class,
             "module": self.module,
@@ -185,7 +186,7 @@ impl From<RemoteFailure> for Fault {
             class: remote.class.into(),
             module: remote.module.into(),
             message: remote.message,
-            kwargs: remote.kwargs,
+            kwargs: Box::new(remote.kwargs),
         }
     }
 }

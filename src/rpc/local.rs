@@ -301,7 +301,7 @@ impl LocalClient {
                 .map_err(|error: EnvelopeError| lost(error.to_string()))?;
             // Another one answers a call that was given up.
             if reply.msg_id == msg_id && reply.ending {
-                return reply.outcome.map_err(CallError::Remote);
+                return reply.outcome.map_err(|failure| CallError::Remote(Box::new(failure)));
             }
         }
     }

@@ -130,13 +130,14 @@ async fn send_in_order(
     retry: Option<u32>,
     closing: CancellationToken,
 ) {
+    let mut closed = false;
     loop {
         let next = tokio::select! {
-            biased;
             next = waiting.recv() => next,
-            () = closing.cancelled(), if !closing.is_cancelled() => {
+            () = closing.cancelled(), if !closed => {
                 // What is queued still goes out; nothing new gets in.
                 waiting.close();
+                closed = true;
                 continue;
             }
         };

@@ -144,6 +144,7 @@ impl Reactor for Wires {
     }
 
     // lapin connects through the closure we give it; this is the trait's plain way.
+    #[expect(clippy::manual_async_fn, reason = "the future must not borrow the reactor")]
     fn tcp_connect_addr(
         &self,
         address: SocketAddr,

@@ -100,7 +100,14 @@ impl Broker {
         }
         if is_root() {
             let path = broker.dir.path();
-            assert!(Command::new("chown").args(["-R", "rabbitmq:"]).arg(path).status().unwrap().success());
+            assert!(
+                Command::new("chown")
+                    .args(["-R", "rabbitmq:"])
+                    .arg(path)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
         }
         broker
     }
@@ -117,9 +124,10 @@ impl Broker {
         // The shell ends the node and its port mapper when our end of its input closes: on stop,
         // and whatever way this process ends.
         let script = format!(
-            "epmd -port {} -address 127.0.0.1 & epmd=$!; {SERVER} </dev/null & node=$!; \
-             read _; kill $node; wait $node; kill $epmd",
-            self.epmd_port
+            "epmd -port {port} -address 127.0.0.1 & epmd=$!; \
+             until epmd -port {port} -names; do sleep 0.05; done; \
+             {SERVER} </dev/null & node=$!; read _; kill $node; wait $node; kill $epmd",
+            port = self.epmd_port
         );
         let mut command = if is_root() {
             let mut command = Command::new("setpriv");
@@ -155,7 +163,11 @@ impl Broker {
         self.process = Some(child);
         let url = TransportUrl::parse(&self.url()).unwrap();
         let deadline = Instant::now() + START_WITHIN;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         // Its own thread: a caller may be inside a runtime of its own.
         let waiting = std::thread::spawn(move || {
             runtime.block_on(async {
