@@ -122,6 +122,7 @@ host_libvirtd_start() {
 }
 
 _enter() { echo nsenter --target "$(cat "$D/run/anchor.pid")" --mount --uts --; }
+# The working directory there is /.
 on_host() { $(_enter) "$@"; }
 
 host_stop() {

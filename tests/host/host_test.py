@@ -514,7 +514,7 @@ def leftovers(world):
         with open(mounts) as file:
             left += [f"mount {line.split()[1]}" for line in file if f"{world.directory}/nova" in line or "/nova/mnt" in line]
     left += [f"instance file {name}" for name in os.listdir(world.instances)
-             if name not in ("_base", "locks", "compute_nodes", ".initial-console")]
+             if name not in ("_base", "locks", "compute_nodes")]
     left += [f"temporary file {name}" for name in os.listdir(world.tmp)]
     saved = os.path.join(world.directory, "host", "lib", "qemu", "save")
     left += [f"saved state {name}" for name in (os.listdir(saved) if os.path.isdir(saved) else [])]
