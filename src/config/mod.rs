@@ -29,6 +29,7 @@ pub mod oslo_concurrency;
 pub mod oslo_messaging_notifications;
 pub mod oslo_messaging_rabbit;
 pub mod serial_console;
+pub mod spice;
 pub mod upgrade_levels;
 pub mod vnc;
 pub mod workarounds;
@@ -79,6 +80,7 @@ config! {
     oslo_messaging_notifications: oslo_messaging_notifications::OsloMessagingNotifications,
     oslo_messaging_rabbit: oslo_messaging_rabbit::OsloMessagingRabbit,
     serial_console: serial_console::SerialConsole,
+    spice: spice::Spice,
     upgrade_levels: upgrade_levels::UpgradeLevels,
     vnc: vnc::Vnc,
     workarounds: workarounds::Workarounds,

@@ -64,6 +64,9 @@ section! {
     /// How long to wait after a lost connection before the first reconnect, beside the above.
     kombu_reconnect_delay: Duration = Opt::float(0.0, 4.5).default("1.0").unit("seconds");
 
+    /// The most that is added to that wait at random, lest a cloud's agents come back as one.
+    kombu_reconnect_splay: Duration = Opt::float(0.0, 3600.0).default("0.0").unit("seconds");
+
     /// Which of several brokers is next.
     kombu_failover_strategy: FailoverStrategy =
         Opt::choice(FailoverStrategy::CHOICES).default("round-robin");
@@ -102,6 +105,9 @@ section! {
     /// Whether fanout goes through a stream. It needs rabbit_qos_prefetch_count and
     /// rabbit_transient_quorum_queue.
     rabbit_stream_fanout: bool = Opt::boolean().default("false");
+
+    /// Whether the broker sends a reply back whose queue is gone, so that it can be offered again.
+    direct_mandatory_flag: bool = Opt::boolean().default("true");
 
     /// Whether the broker ends our consumers when a mirrored queue fails over.
     enable_cancel_on_failover: bool = Opt::boolean().default("false");
