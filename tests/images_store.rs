@@ -791,6 +791,7 @@ fn image_at(url: &str, format: &str) -> ImageRequest {
         disk_format: Some(format.into()),
         checksums: vec![],
         size: None,
+        any_file: false,
     }
 }
 

@@ -85,7 +85,7 @@ mod tests {
             })
             .collect();
         let image =
-            ImageRequest { id: "i".into(), url: None, disk_format: None, checksums, size: None };
+            ImageRequest { id: "i".into(), url: None, disk_format: None, checksums, size: None, any_file: false };
         let mut verifier = Verifier::new(&image)?;
         verifier.update(b"forgotten");
         verifier.restart();

@@ -45,6 +45,9 @@ pub struct ImageRequest {
     pub checksums: Vec<Checksum>,
     /// Bytes, as declared.
     pub size: Option<u64>,
+    /// Whether its `file://` URL may name any file of this host: who asks is root here.
+    #[serde(default)]
+    pub any_file: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

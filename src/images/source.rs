@@ -1,7 +1,7 @@
 //! Standalone mode's images: files of this host and HTTP(S) URLs.
 //!
 //! A URL may come over the bus from somebody who can't read this host's files, so what `file://`
-//! may name is a policy that the caller gives: root's own socket gets [`FilePolicy::Any`].
+//! may name is a policy; a request that root made ([`ImageRequest::any_file`]) has none.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -78,7 +78,7 @@ impl StandaloneSource {
         offset: u64,
     ) -> Result<ImageStream, ImageError> {
         let path = url.to_file_path().map_err(|()| ImageError::BadPath(url.to_string()))?;
-        let policy = self.files.clone();
+        let policy = if image.any_file { FilePolicy::Any } else { self.files.clone() };
         let (file, size) = tokio::task::spawn_blocking(move || open_allowed(&path, &policy))
             .await
             .map_err(|e| unreachable(image, e))?
@@ -320,6 +320,7 @@ mod tests {
             disk_format: None,
             checksums: vec![],
             size: None,
+            any_file: false,
         }
     }
 

@@ -109,7 +109,7 @@ impl Records for FakeRecords {
     async fn instances(&self, _: &RequestContext) -> Result<Vec<Instance>, RecordsError> {
         let state = self.enter("instances")?;
         let ours = |record: &&Instance| {
-            !rules::is_deleted(record) && record.host.value() == Some(&self.host)
+            !rules::is_deleted(record) && record.host.value().is_none_or(|host| *host == self.host)
         };
         let mut found: Vec<_> = state.instances.values().filter(ours).cloned().collect();
         found.sort_by_key(|record| record.id.get().copied());

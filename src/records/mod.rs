@@ -54,7 +54,8 @@ pub trait Records: Send + Sync {
         uuid: Uuid,
     ) -> Result<Option<Instance>, RecordsError>;
 
-    /// Every instance of this host that isn't deleted.
+    /// Every instance of this host that isn't deleted. Standalone: one whose build failed has no
+    /// host, and is this one's all the same.
     async fn instances(&self, context: &RequestContext) -> Result<Vec<Instance>, RecordsError>;
 
     /// Writes the changed fields, if the record's task state is one of `expected`, and marks them

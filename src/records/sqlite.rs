@@ -129,7 +129,7 @@ impl SqliteRecords {
             [Timestamp::from_second(keep).to_string()],
         )?;
         let foreign: i64 = connection.query_row(
-            "SELECT count(*) FROM instances WHERE deleted = 0 AND host IS NOT ?1",
+            "SELECT count(*) FROM instances WHERE deleted = 0 AND host != ?1",
             [&*self.host],
             |row| row.get(0),
         )?;
@@ -243,7 +243,7 @@ impl Records for SqliteRecords {
         let host = self.host.clone();
         self.run("read", move |db| {
             let mut statement = db.prepare_cached(
-                "SELECT instance FROM instances WHERE deleted = 0 AND host = ?1 ORDER BY id",
+                "SELECT instance FROM instances WHERE deleted = 0 AND (host = ?1 OR host IS NULL) ORDER BY id",
             )?;
             let rows = statement.query_map([&*host], |row| row.get::<_, String>(0))?;
             rows.map(|text| decode(&text?)).collect()

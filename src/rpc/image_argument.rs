@@ -17,9 +17,11 @@ pub struct ImageArgument {
     pub ramdisk: Option<ImageRequest>,
 }
 
+/// `any_file`: the request came through the socket, which only root can open.
+///
 /// # Errors
 /// `ImageUnacceptable` for a dict that doesn't describe an image.
-pub fn read(image: &Value) -> Result<ImageArgument, Fault> {
+pub fn read(image: &Value, any_file: bool) -> Result<ImageArgument, Fault> {
     let unacceptable = |reason: String| {
         let id = text(image, "id").unwrap_or_else(|| "-".to_owned());
         let message = format!("Image {id} is unacceptable: {reason}");
@@ -34,6 +36,7 @@ pub fn read(image: &Value) -> Result<ImageArgument, Fault> {
         disk_format: text(image, "disk_format"),
         checksums: checksums(image),
         size: image.get("size").and_then(Value::as_u64),
+        any_file,
     };
     let part = |id: &str, url: &str| {
         let properties = image.get("properties")?;
@@ -43,6 +46,7 @@ pub fn read(image: &Value) -> Result<ImageArgument, Fault> {
             disk_format: None,
             checksums: Vec::new(),
             size: None,
+            any_file,
         })
     };
     Ok(ImageArgument {
@@ -82,7 +86,7 @@ mod tests {
             "direct_url": "file:///images/a.qcow2", "status": "active", "container_format": "bare",
             "properties": {"kernel_id": "k", "hypernova_kernel_url": "file:///images/k"}
         });
-        let read = read(&image).unwrap();
+        let read = read(&image, false).unwrap();
         assert_eq!(read.request.url.as_deref(), Some("file:///images/a.qcow2"));
         let algorithms: Vec<_> = read.request.checksums.iter().map(|c| &c.algorithm).collect();
         assert_eq!(algorithms, ["sha512", "md5"]);
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_dict_without_an_id_is_unacceptable() {
-        let Err(fault) = read(&json!({})) else { panic!("taken") };
+        let Err(fault) = read(&json!({}), false) else { panic!("taken") };
         assert_eq!(fault.class, "ImageUnacceptable");
     }
 }

@@ -114,6 +114,7 @@ fn step_fault(error: &StepError) -> Fault {
         StepError::Object(error) => object_fault(error),
         StepError::Guest(_) | StepError::NotSupported(_) => Fault::nova("InvalidInput", message),
         StepError::Cancelled => Fault::nova("UnexpectedDeletingTaskStateError", message),
+        StepError::NoDisk(_) => Fault::nova("InstanceUnacceptable", message),
         StepError::NotThere { .. } => Fault::nova("NovaException", message),
         StepError::AlreadyThere { uuid, .. } => {
             Fault::nova("InstanceExists", message).with("name", uuid.to_string())

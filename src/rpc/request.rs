@@ -157,7 +157,8 @@ pub const ABSENT: &[&str] = &[
     "volume_snapshot_delete",
 ];
 
-/// Reads a request. `id` is the message's `_unique_id`.
+/// Reads a request. `id` is the message's `_unique_id`; `from_root` says that it came through the
+/// local socket.
 ///
 /// # Errors
 /// The exception that nova-compute would raise: `TypeError` for missing and unexpected arguments,
@@ -167,6 +168,7 @@ pub fn decode(
     mut args: Map<String, Value>,
     id: String,
     context: RequestContext,
+    from_root: bool,
 ) -> Result<Request, Fault> {
     if ABSENT.contains(&name) {
         let message = format!("{name} is not supported by this agent");
@@ -192,7 +194,7 @@ pub fn decode(
         Ok(Request::Change(record))
     };
     match name {
-        "build_and_run_instance" => decode_build(args, id, context),
+        "build_and_run_instance" => decode_build(args, id, context, from_root),
         "terminate_instance" => change(&mut args, &|s| AnyInit::Terminate(Terminate::new(s))),
         "stop_instance" => {
             let clean = flag(&args, "clean_shutdown")?;
@@ -267,11 +269,12 @@ fn decode_build(
     mut args: Map<String, Value>,
     id: String,
     context: RequestContext,
+    from_root: bool,
 ) -> Result<Request, Fault> {
     let instance: Instance = take(&mut args, "instance")?;
     let uuid = instance.uuid().map_err(|error| object_fault(&error))?;
     let image = args.remove("image").unwrap_or(Value::Null);
-    let image = image_argument::read(&image)?;
+    let image = image_argument::read(&image, from_root)?;
     let networks: Option<NetworkRequestList> = take_optional(&mut args, "requested_networks")?;
     let mapping: Option<BlockDeviceMappingList> = take_optional(&mut args, "block_device_mapping")?;
     let volumes = mapping.iter().flat_map(|list| list.objects.get()).flatten();

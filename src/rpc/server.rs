@@ -100,7 +100,8 @@ impl Server {
             }
             Ok(Route::Endpoint(_)) => {
                 let id = request.unique_id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-                match decode(&method, request.args, id, context) {
+                let from_root = matches!(source, Source::Local { .. });
+                match decode(&method, request.args, id, context, from_root) {
                     Err(fault) => Err(fault),
                     Ok(Request::Change(record)) => {
                         self.change(method, record, reply, ack).await;

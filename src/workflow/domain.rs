@@ -75,7 +75,11 @@ pub async fn plug_vifs(instance: &Instance, on: &Backends) -> StepResult {
 
 /// Defines the domain anew from the record, as the configuration is now.
 pub async fn define(instance: &Instance, on: &Backends) -> StepResult {
-    let disks = GuestDisks::found(on.images.disks(instance.uuid()?).await?);
+    let uuid = instance.uuid()?;
+    let disks = GuestDisks::found(on.images.disks(uuid).await?);
+    if disks.root.is_none() {
+        return Err(StepError::NoDisk(uuid));
+    }
     let image = ImageMeta::from_instance(instance)?;
     define_with(instance, &image, &disks, &vifs(instance), on).await
 }

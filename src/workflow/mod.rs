@@ -139,6 +139,9 @@ pub enum StepError {
     /// The build asks for something that this agent doesn't do.
     #[error("{0} is not supported")]
     NotSupported(&'static str),
+    /// There is nothing to boot from: its build never got so far, or its directory is gone.
+    #[error("instance {0} has no disk on this host")]
+    NoDisk(uuid::Uuid),
     /// A disk or a domain of this instance is there already, and isn't this build's.
     #[error("instance {uuid} already has {what} on this host")]
     AlreadyThere { uuid: uuid::Uuid, what: &'static str },
@@ -155,6 +158,7 @@ impl StepError {
             | Self::Object(_)
             | Self::Cancelled
             | Self::NotSupported(_)
+            | Self::NoDisk(_)
             | Self::AlreadyThere { .. } => Class::Refused,
             Self::NotThere { .. } => Class::Reschedule,
         }

@@ -174,6 +174,7 @@ pub fn spawn() -> Spawn {
         disk_format: None,
         checksums: Vec::new(),
         size: None,
+        any_file: false,
     };
     let build = Build {
         image_meta: ImageMeta::from_image_dict(&json!({

@@ -50,6 +50,7 @@ pub fn image(path: &Path, format: &str) -> ImageRequest {
         disk_format: Some(format.into()),
         checksums: vec![],
         size: None,
+        any_file: false,
     }
 }
 
