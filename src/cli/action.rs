@@ -313,6 +313,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_agent_that_goes_away_is_asked_again_what_came_of_it() {
+        let agent = FakeAgent::new();
+        agent.add(1, "web").await;
+        agent.refuse("stop_instance", "AgentUnreachable", "the connection was closed");
+        let ran = run(Some(&agent), ["stop", "web"]).await;
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.starts_with("hypernova: web is active, not stopped\n"), "{}", ran.err);
+        agent.refuse("reboot_instance", "AgentUnreachable", "the connection was closed");
+        assert_eq!(run(Some(&agent), ["reboot", "web"]).await.code, 0, "it is where it should be");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_wrong_name_keeps_all_from_being_asked() {
         let agent = FakeAgent::new();
         agent.add(1, "twin").await;

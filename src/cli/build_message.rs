@@ -446,7 +446,10 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::model::object::{Flavor, ImageMeta, Instance, VersionedObject};
+    use crate::model::object::{
+        BlockDeviceMappingList, Flavor, ImageMeta, Instance, NetworkRequestList, RequestSpec,
+        VersionedObject,
+    };
     use crate::model::state::{TaskState, VmState};
 
     const RECORDED: &str = include_str!("../../tests/fixtures/cli/build_and_run_instance.json");
@@ -538,6 +541,12 @@ mod tests {
         Flavor::from_primitive(&spec["flavor"]).unwrap();
         let image = ImageMeta::from_primitive(&spec["image"]).unwrap();
         assert_eq!(image.id.get().unwrap().to_string(), args["image"]["id"]);
+        RequestSpec::from_primitive(&args["request_spec"]).unwrap();
+        ImageMeta::from_image_dict(&args["image"]).unwrap();
+        let disks = BlockDeviceMappingList::from_primitive(&args["block_device_mapping"]).unwrap();
+        assert_eq!(disks.objects.get().unwrap().len(), 1);
+        let networks = NetworkRequestList::from_primitive(&args["requested_networks"]).unwrap();
+        assert_eq!(networks.objects.get().unwrap().len(), 0);
     }
 
     #[test]

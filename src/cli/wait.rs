@@ -59,7 +59,13 @@ impl Wait<'_> {
                 }
             }
         };
-        tokio::join!(call, watch).0?;
+        match tokio::join!(call, watch).0 {
+            // The agent went away in the middle: back again, it goes on with what it has begun.
+            Err(failure) if failure.is_unreachable() => {}
+            answer => {
+                answer?;
+            }
+        }
         self.settle().await
     }
 
