@@ -212,7 +212,10 @@ async fn ask(
         return Ok((state, instance.power_state));
     }
     let (name, goal) = (instance.name.as_str(), action.goal());
-    let wait = Wait { agent, uuid: instance.uuid, name, goal, bar: bars.add(name), since };
+    let vm_state = instance.vm_state.as_deref().and_then(VmState::parse);
+    let was_there = vm_state.is_some_and(|vm_state| goal == Goal::In(vm_state));
+    let wait =
+        Wait { agent, uuid: instance.uuid, name, goal, was_there, bar: bars.add(name), since };
     Ok(match wait.call(request).await? {
         Some((summary, _)) => (summary.state(), summary.power_state),
         None => ("deleted".to_owned(), "-"),
@@ -310,6 +313,20 @@ mod tests {
         let documents = ran.json();
         assert_eq!(documents[0]["error"], "web is being rebuilt");
         assert_eq!(documents[1]["state"], "stopped");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_goes_away_is_asked_again_what_came_of_it() {
+        let agent = FakeAgent::new();
+        agent.add(1, "web").await;
+        agent.refuse("stop_instance", "AgentUnreachable", "the connection was closed");
+        let ran = run(Some(&agent), ["stop", "web"]).await;
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.starts_with("hypernova: web is active, not stopped\n"), "{}", ran.err);
+        agent.refuse("reboot_instance", "AgentUnreachable", "the connection was closed");
+        let ran = run(Some(&agent), ["reboot", "web"]).await;
+        assert_eq!(ran.code, 1, "active it was before");
+        assert!(ran.err.starts_with("hypernova: the connection was closed\n"), "{}", ran.err);
     }
 
     #[tokio::test(start_paused = true)]

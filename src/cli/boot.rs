@@ -53,7 +53,8 @@ pub async fn run(args: &BootArgs, agent: &dyn Agent, output: &mut Output) -> Res
     let bars = Bars::for_output(output);
     let goal = Goal::In(VmState::Active);
     let bar = bars.add(&build.name);
-    let wait = Wait { agent, uuid: build.uuid, name: &build.name, goal, bar, since };
+    let wait =
+        Wait { agent, uuid: build.uuid, name: &build.name, goal, was_there: false, bar, since };
     let settled = wait.settle().await?;
     drop(wait);
     match settled {

@@ -180,7 +180,7 @@ impl FakeAgent {
             self.state().building = Some((uuid, step + 1));
             return Ok(json!([{
                 "id": 1, "workflow": "spawn", "instance_uuid": uuid, "phase": "forward",
-                "step": "FetchImage", "step_index": step, "steps": STEPS,
+                "step": "FetchImage", "step_index": step + 1, "steps": STEPS,
                 "started_at": Timestamp::now().to_string(), "done": 5, "total": 10,
             }]));
         }

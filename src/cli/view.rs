@@ -94,13 +94,13 @@ pub struct WorkflowView {
     pub request_id: Option<String>,
     pub phase: String,
     pub step: Option<String>,
-    /// From 0.
+    /// From 1; 0 before the first.
     pub step_index: u64,
     pub steps: u64,
     /// ISO 8601.
     pub started_at: Option<String>,
     pub step_started_at: Option<String>,
-    /// Bytes of a long copy.
+    /// Bytes of a long copy; nothing, or 0, when the step doesn't count any.
     pub done: Option<u64>,
     pub total: Option<u64>,
     pub failure: Option<String>,
@@ -108,9 +108,9 @@ pub struct WorkflowView {
 }
 
 impl WorkflowView {
-    /// Still at work, forward or back.
+    /// Still at work, forward or back, or about to be.
     pub fn is_running(&self) -> bool {
-        ["forward", "undoing"].iter().any(|phase| self.phase.eq_ignore_ascii_case(phase))
+        ["queued", "forward", "undoing"].iter().any(|phase| self.phase.eq_ignore_ascii_case(phase))
     }
 
     /// An undo failed: an operator has to look.
@@ -121,7 +121,11 @@ impl WorkflowView {
     /// `3/9 FetchImage`
     pub fn position(&self) -> String {
         let step = self.step.as_deref().unwrap_or("-");
-        format!("{}/{} {step}", (self.step_index + 1).min(self.steps), self.steps)
+        match self.steps {
+            // One that is stuck is known by its step's name.
+            0 => step.to_owned(),
+            steps => format!("{}/{steps} {step}", self.step_index),
+        }
     }
 
     /// How much of a long copy is done.
@@ -131,7 +135,7 @@ impl WorkflowView {
                 let percent = u128::from(done) * 100 / u128::from(total);
                 format!("{percent}% of {}", bytes(total))
             }
-            (Some(done), _) => bytes(done),
+            (Some(done), _) if done > 0 => bytes(done),
             _ => "-".into(),
         }
     }
@@ -259,7 +263,7 @@ mod tests {
         let workflow = WorkflowView {
             phase: "Forward".into(),
             step: Some("FetchImage".into()),
-            step_index: 1,
+            step_index: 2,
             steps: 7,
             done: Some(512),
             total: Some(1024),
@@ -268,5 +272,10 @@ mod tests {
         assert!(workflow.is_running() && !workflow.is_stuck());
         assert_eq!(workflow.position(), "2/7 FetchImage");
         assert_eq!(workflow.progress(), "50% of 1.0 KiB");
+        let idle = WorkflowView { done: Some(0), total: Some(0), ..workflow };
+        assert_eq!(idle.progress(), "-");
+        let stuck = WorkflowView { phase: "stuck".into(), steps: 0, ..idle };
+        assert!(stuck.is_stuck() && !stuck.is_running());
+        assert_eq!(stuck.position(), "FetchImage");
     }
 }

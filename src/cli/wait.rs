@@ -35,6 +35,8 @@ pub struct Wait<'a> {
     pub uuid: Uuid,
     pub name: &'a str,
     pub goal: Goal,
+    /// It was at its goal before, so that being there proves nothing: a reboot.
+    pub was_there: bool,
     pub bar: Bar,
     /// When it was asked for: faults from before are of something else.
     pub since: Timestamp,
@@ -59,8 +61,19 @@ impl Wait<'_> {
                 }
             }
         };
-        tokio::join!(call, watch).0?;
-        self.settle().await
+        match tokio::join!(call, watch).0 {
+            Ok(_) => self.settle().await,
+            // The agent went away in the middle: back again, it goes on with what it has begun.
+            Err(failure) if failure.is_unreachable() => {
+                let settled = self.settle().await?;
+                match self.was_there {
+                    // It may never have begun, and nothing would tell.
+                    true => Err(failure.into()),
+                    false => Ok(settled),
+                }
+            }
+            Err(failure) => Err(failure.into()),
+        }
     }
 
     /// Waits until the instance is at its goal and returns what the agent then knows of it; `None`

@@ -98,7 +98,7 @@ mod tests {
         let lines: Vec<Value> =
             ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 4, "three steps and nothing: {}", ran.out);
-        assert_eq!(lines[2][0]["step_index"], 2);
+        assert_eq!(lines[2][0]["step_index"], 3);
         assert_eq!(lines[3], json!([]));
     }
 
@@ -106,7 +106,7 @@ mod tests {
     fn a_workflow_shows_its_step_and_both_failures() {
         let workflows = read_workflows(&json!([{
             "id": 7, "workflow": "spawn", "instance_uuid": "24ef2f14-daa6-42b1-b7fa-7136169b5f1c",
-            "request_id": "req-1", "phase": "stuck", "step": "PlugVifs", "step_index": 4,
+            "request_id": "req-1", "phase": "stuck", "step": "PlugVifs", "step_index": 5,
             "steps": 9, "started_at": "2026-11-20T23:00:00Z",
             "step_started_at": "2026-11-20T23:01:00Z", "done": null, "total": null,
             "failure": "no bridge", "undo_failure": "no answer",

@@ -4,9 +4,9 @@
 //! beside it are computed from that text and can't disagree with it. User data is in there too,
 //! so the file is its owner's alone (mode 0600). A write has reached the disk when its call returns.
 
-use std::fs::{DirBuilder, OpenOptions, Permissions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+mod file;
+
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,59 +15,19 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 use tracing::warn;
 use uuid::Uuid;
 
+pub use self::file::OpenError;
+use self::file::{check_format, make_private};
 use super::history::{History, RecordedEvent, RecordedFault, fault_message};
 use super::{Expected, InstanceFault, Records, RecordsError, rules};
 use crate::model::context::RequestContext;
 use crate::model::object::{Instance, ObjectError, VersionedObject};
 use crate::model::time::Timestamp;
 
-/// The version of [`SCHEMA`]. A change of it is a change of the format on disk.
-const SCHEMA_VERSION: i64 = 1;
-
 /// How long a call waits for an operator's `sqlite3` to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Records of deleted instances older than this are dropped when the file is opened.
 const KEEP_DELETED: Duration = Duration::from_secs(90 * 24 * 3600);
-
-/// `AUTOINCREMENT`: an id is never given twice, as domain names are made of it.
-const SCHEMA: &str = r#"
-CREATE TABLE instances (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    uuid TEXT NOT NULL UNIQUE,
-    instance TEXT NOT NULL,
-    display_name TEXT AS (instance ->> '$."nova_object.data".display_name'),
-    host TEXT AS (instance ->> '$."nova_object.data".host'),
-    vm_state TEXT AS (instance ->> '$."nova_object.data".vm_state'),
-    task_state TEXT AS (instance ->> '$."nova_object.data".task_state'),
-    power_state INTEGER AS (instance ->> '$."nova_object.data".power_state'),
-    created_at TEXT AS (instance ->> '$."nova_object.data".created_at'),
-    updated_at TEXT AS (instance ->> '$."nova_object.data".updated_at'),
-    deleted INTEGER AS (instance ->> '$."nova_object.data".deleted'),
-    deleted_at TEXT AS (instance ->> '$."nova_object.data".deleted_at')
-) STRICT;
-CREATE INDEX instances_deleted ON instances (deleted, id);
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY,
-    instance_uuid TEXT NOT NULL REFERENCES instances (uuid) ON DELETE CASCADE,
-    request_id TEXT NOT NULL,
-    event TEXT NOT NULL,
-    started_at INTEGER NOT NULL,
-    finished_at INTEGER,
-    failure TEXT,
-    details TEXT,
-    UNIQUE (instance_uuid, request_id, event)
-) STRICT;
-CREATE TABLE faults (
-    id INTEGER PRIMARY KEY,
-    instance_uuid TEXT NOT NULL REFERENCES instances (uuid) ON DELETE CASCADE,
-    code INTEGER NOT NULL,
-    message TEXT NOT NULL,
-    details TEXT NOT NULL,
-    created_at INTEGER NOT NULL
-) STRICT;
-CREATE INDEX faults_instance ON faults (instance_uuid);
-"#;
 
 /// The records of one host in one file.
 #[derive(Clone)]
@@ -80,26 +40,6 @@ impl std::fmt::Debug for SqliteRecords {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SqliteRecords").field("host", &self.host).finish_non_exhaustive()
     }
-}
-
-/// Why the file can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("can't {operation} {path}")]
-    Io {
-        operation: &'static str,
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("the records in {path} have format {found}, this build knows {SCHEMA_VERSION}")]
-    UnknownFormat { path: PathBuf, found: i64 },
-    #[error("can't open the records in {path}")]
-    Sqlite {
-        path: PathBuf,
-        #[source]
-        source: rusqlite::Error,
-    },
 }
 
 impl SqliteRecords {
@@ -426,55 +366,6 @@ impl History for SqliteRecords {
     }
 }
 
-/// Makes the file before SQLite does, which would let others read it. Its journal files get the
-/// same mode from SQLite.
-fn make_private(path: &Path) -> Result<(), OpenError> {
-    let io = |operation| {
-        let path = path.to_owned();
-        move |source| OpenError::Io { operation, path, source }
-    };
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(parent);
-        made.map_err(io("make the directory of"))?;
-    }
-    let mut open = OpenOptions::new();
-    open.create(true).append(true).mode(0o600);
-    let file = open.open(path).map_err(io("open"))?;
-    file.set_permissions(Permissions::from_mode(0o600)).map_err(io("protect"))
-}
-
-/// Brings an empty file to this build's format and refuses one of another. The table has a row
-/// for each part that lives in the file, so that others may share it.
-fn check_format(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
-    let mut format = || {
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "foreign_keys", true)?;
-        let db = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        db.execute_batch(
-            "CREATE TABLE IF NOT EXISTS schema_version (
-                 part TEXT PRIMARY KEY, version INTEGER NOT NULL
-             ) STRICT",
-        )?;
-        let found = db
-            .query_row("SELECT version FROM schema_version WHERE part = 'records'", [], |row| {
-                row.get(0)
-            })
-            .optional()?;
-        if found.is_none() {
-            db.execute_batch(SCHEMA)?;
-            db.execute("INSERT INTO schema_version VALUES ('records', ?1)", [SCHEMA_VERSION])?;
-        }
-        db.commit()?;
-        Ok(found.unwrap_or(SCHEMA_VERSION))
-    };
-    match format().map_err(sqlite)? {
-        SCHEMA_VERSION => Ok(()),
-        found => Err(OpenError::UnknownFormat { path: path.to_owned(), found }),
-    }
-}
-
 fn decode(text: &str) -> Result<Instance, Trouble> {
     let primitive = serde_json::from_str(text).map_err(|error| RecordsError::Storage {
         operation: "read",
@@ -516,149 +407,4 @@ fn next_id(db: &Transaction<'_>) -> Result<i64, rusqlite::Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use serde_json::json;
-
-    use super::*;
-    use crate::model::state::VmState;
-
-    fn message(uuid: u128) -> Instance {
-        let mut instance = Instance::default();
-        instance.uuid.load(Some(Uuid::from_u128(uuid)));
-        instance.display_name.load(Some(Some("web".into())));
-        instance.vm_state.load(Some(Some(VmState::Building)));
-        instance
-    }
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().permissions().mode() & 0o777
-    }
-
-    #[tokio::test]
-    async fn the_files_are_their_owners_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("state/records.sqlite");
-        let records = SqliteRecords::open(&path, "h1").unwrap();
-        records.receive(&RequestContext::admin(), message(1)).await.unwrap();
-        assert_eq!(mode(path.parent().unwrap()), 0o700);
-        for suffix in ["", "-wal", "-shm"] {
-            assert_eq!(
-                mode(&directory.path().join(format!("state/records.sqlite{suffix}"))),
-                0o600
-            );
-        }
-        drop(records);
-
-        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        SqliteRecords::open(&path, "h1").unwrap();
-        assert_eq!(mode(&path), 0o600);
-    }
-
-    #[tokio::test]
-    async fn an_operator_reads_the_columns_with_sqlite3() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("records.sqlite");
-        let records = SqliteRecords::open(&path, "h1").unwrap();
-        let context = RequestContext::admin();
-        let mut instance = records.receive(&context, message(1)).await.unwrap();
-        instance.vm_state.set(Some(VmState::Active));
-        instance.power_state.set(Some(1));
-        records.save(&context, &mut instance, Expected::Any).await.unwrap();
-
-        let db = Connection::open(&path).unwrap();
-        let columns =
-            "SELECT id, uuid, display_name, host, vm_state, power_state, deleted FROM instances";
-        let row = db.query_row(columns, [], |row| {
-            let text = |i| row.get::<_, String>(i);
-            Ok((
-                row.get::<_, i64>(0)?,
-                text(1)?,
-                text(2)?,
-                text(3)?,
-                text(4)?,
-                row.get::<_, i64>(5)?,
-                row.get::<_, i64>(6)?,
-            ))
-        });
-        let uuid = Uuid::from_u128(1).to_string();
-        let expected = (1, uuid, "web".into(), "h1".into(), "active".into(), 1, 0);
-        assert_eq!(row.unwrap(), expected);
-    }
-
-    #[tokio::test]
-    async fn records_outlive_the_agent_and_ids_are_never_given_twice() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("records.sqlite");
-        let context = RequestContext::admin();
-        let records = SqliteRecords::open(&path, "h1").unwrap();
-        let mut first = records.receive(&context, message(1)).await.unwrap();
-        records.destroy(&context, &mut first).await.unwrap();
-        let long_ago = "UPDATE instances SET instance = json_set(instance,
-            '$.\"nova_object.data\".deleted_at', '2001-01-01T00:00:00Z')";
-        records.connection.lock().unwrap().execute(long_ago, []).unwrap();
-        drop(records);
-
-        let records = SqliteRecords::open(&path, "h1").unwrap();
-        let count = |records: &SqliteRecords| {
-            let db = records.connection.lock().unwrap();
-            db.query_row("SELECT count(*) FROM instances", [], |row| row.get::<_, i64>(0)).unwrap()
-        };
-        assert_eq!(count(&records), 0, "deleted long ago");
-        let second = records.receive(&context, message(2)).await.unwrap();
-        assert_eq!(second.id.get(), Some(&2));
-    }
-
-    #[tokio::test]
-    async fn another_format_is_refused_by_name() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("records.sqlite");
-        let records = SqliteRecords::open(&path, "h1").unwrap();
-        let newer = "UPDATE schema_version SET version = 99 WHERE part = 'records'";
-        records.connection.lock().unwrap().execute(newer, []).unwrap();
-        drop(records);
-        let error = SqliteRecords::open(&path, "h1").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("the records in {} have format 99, this build knows 1", path.display())
-        );
-    }
-
-    #[test]
-    fn a_file_that_is_no_database_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("records.sqlite");
-        fs::write(&path, "not a database, but long enough to have a header of its own".repeat(9))
-            .unwrap();
-        assert!(matches!(SqliteRecords::open(&path, "h1"), Err(OpenError::Sqlite { .. })));
-    }
-
-    #[tokio::test]
-    async fn unknown_fields_come_back_from_the_disk() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("records.sqlite");
-        let context = RequestContext::admin();
-        let mut primitive = message(1).to_primitive();
-        primitive["nova_object.version"] = json!("2.99");
-        primitive["nova_object.data"]["novelty"] = json!({"a": [1, null, "ü"]});
-        let sent = Instance::from_primitive(&primitive).unwrap();
-        SqliteRecords::open(&path, "h1").unwrap().receive(&context, sent).await.unwrap();
-
-        let records = SqliteRecords::open(&path, "h1").unwrap();
-        let found = records.instance(&context, Uuid::from_u128(1)).await.unwrap().unwrap();
-        let found = found.to_primitive();
-        assert_eq!(found["nova_object.version"], "2.99");
-        assert_eq!(found["nova_object.data"]["novelty"], json!({"a": [1, null, "ü"]}));
-    }
-
-    #[tokio::test]
-    async fn an_instance_of_another_host_isnt_listed() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("records.sqlite");
-        let context = RequestContext::admin();
-        SqliteRecords::open(&path, "h1").unwrap().receive(&context, message(1)).await.unwrap();
-        let records = SqliteRecords::open(&path, "h2").unwrap();
-        assert_eq!(records.instances(&context).await.unwrap(), []);
-    }
-}
+mod tests;
