@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hypernova::model::context::RequestContext;
 use hypernova::model::secret::Secret;
-use hypernova::rpc::bus::{Bus, BusSettings};
+use hypernova::rpc::bus::{self, Bus, BusSettings};
 use hypernova::rpc::client::{CallError, Target, Wait};
 use hypernova::rpc::dispatcher::{Dispatcher, Endpoint, Route, Version};
 use hypernova::rpc::failure::Fault;
@@ -174,7 +174,7 @@ async fn oslo_calls_casts_and_fans_out_to_us() {
     let nothing = client.ask(call(&topic, "note", json!({}))).await;
     assert!(nothing.get("result").is_some_and(Value::is_null), "{nothing}");
 
-    let counts = bus.state().await.counts;
+    let counts = bus.state().counts;
     assert_eq!((counts.rejected, counts.duplicates, counts.replies_lost), (0, 0, 0));
     bus.close(PATIENCE).await;
 }
@@ -257,6 +257,10 @@ async fn we_call_oslo_and_get_answers_exceptions_and_timeouts() {
     let error = client.call(&nobody, "echo", Map::new(), &context, monitored).await;
     assert!(matches!(error, Err(CallError::Timeout { after, .. }) if after.as_secs() == 2));
 
+    // A name that AMQP can't carry is an error, and no panic.
+    let endless = target.clone().at(&"x".repeat(300));
+    let error = client.cast(&endless, "echo", Map::new(), &context, PATIENCE).await;
+    assert!(matches!(error, Err(CallError::Transport { .. })), "{error:?}");
     client.cast(&target, "echo", args(json!({"cast": 1})), &context, PATIENCE).await.unwrap();
     server.wait_for(|line| line["args"]["cast"] == 1).await;
     client.fanout(&target, "echo", args(json!({"fanout": 1})), &context, PATIENCE).await.unwrap();
@@ -369,7 +373,7 @@ async fn garbage_is_thrown_away_and_a_broken_call_is_answered() {
     publish(&channel, &topic, &sealed(json!({"method": "echo", "version": "6.0"}))).await;
     seen.wait_for("echo", 1).await;
     assert_eq!(seen.methods(), ["note", "echo"]);
-    let counts = bus.state().await.counts;
+    let counts = bus.state().counts;
     assert_eq!((counts.rejected, counts.duplicates), (8, 2));
     bus.close(PATIENCE).await;
 }
@@ -400,7 +404,7 @@ async fn a_queue_that_is_deleted_or_unbound_under_us_comes_back() {
     channel.queue_unbind(key.into(), "nova".into(), key.into(), Default::default()).await.unwrap();
     timeout(PATIENCE, states.wait_for(|state| state.since.is_none())).await.unwrap().unwrap();
     timeout(PATIENCE, bus.consuming()).await.unwrap();
-    assert_eq!(bus.state().await.counts.watchdog_failures, 1);
+    assert_eq!(bus.state().counts.watchdog_failures, 1);
     publish(&channel, &topic, &sealed(json!({"method": "note", "version": "6.0"}))).await;
     seen.wait_for("note", 2).await;
     bus.close(PATIENCE).await;
@@ -531,4 +535,75 @@ async fn a_dead_host_in_the_url_is_passed_over_and_the_other_one_taken() {
         seen.wait_for("note", 1).await;
         bus.close(PATIENCE).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quorum_queues_and_streams_are_declared_as_oslo_declares_them() {
+    let url = shared_url().await;
+    for (exchange, flags) in [
+        ("quorum", "rabbit_quorum_queue=1&rabbit_transient_quorum_queue=1"),
+        ("durable", "amqp_durable_queues=1&rabbit_transient_queues_ttl=60"),
+        (
+            "stream",
+            "rabbit_quorum_queue=1&rabbit_transient_quorum_queue=1&rabbit_stream_fanout=1\
+             &rabbit_qos_prefetch_count=10",
+        ),
+    ] {
+        let (topic, url) = (unique(exchange), format!("{url}?{flags}"));
+        // Both sides declare the same queues: a difference is a PRECONDITION_FAILED.
+        let mut theirs = Script::start("rpc_server.py", &[&url, exchange, &topic, "c1"]).await;
+        let settings =
+            BusSettings { control_exchange: exchange.into(), ..settings(&url, &[&topic]) };
+        let (bus, requests) = consuming(settings).await;
+        let _seen = serve(requests);
+        let mut client = Script::start("rpc_client.py", &[&url, exchange]).await;
+        let answer = client.ask(call(&topic, "echo", json!({"a": flags}))).await;
+        assert_eq!(answer["result"], json!({"a": flags}), "{answer}");
+        let target = Target::new(&topic, "3.0").at("c1");
+        let (context, wait) = (RequestContext::admin(), Wait::of(PATIENCE));
+        let ours = bus.client();
+        let answer = ours.call(&target, "echo", args(json!({"a": 1})), &context, wait).await;
+        assert_eq!(answer.unwrap(), json!({"a": 1}));
+        ours.fanout(&target, "echo", args(json!({"f": 1})), &context, PATIENCE).await.unwrap();
+        theirs.wait_for(|line| line["args"]["f"] == 1).await;
+        assert_eq!(bus.state().counts.disconnects, 0);
+        bus.close(PATIENCE).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_is_not_durable_is_taken_as_it_is() {
+    let url = shared_url().await;
+    let topic = unique("compute");
+    // Here the control plane doesn't ask for durable queues, and we do.
+    let mut client = Script::start("rpc_client.py", &[&url, "nova"]).await;
+    client.ask(with(call(&topic, "note", json!({})), json!({"op": "cast"}))).await;
+    let durable = settings(&format!("{url}?amqp_durable_queues=1"), &[&topic]);
+    let (bus, requests) = consuming(durable).await;
+    let seen = serve(requests);
+    client.ask(with(call(&topic, "note", json!({})), json!({"op": "cast"}))).await;
+    seen.wait_for("note", 1).await;
+    let target = Target::new(&topic, "6.0").at("host.example");
+    bus.client()
+        .cast(&target, "note", Map::new(), &RequestContext::admin(), PATIENCE)
+        .await
+        .unwrap();
+    seen.wait_for("note", 2).await;
+    bus.close(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_says_who_answers_and_why_one_does_not() {
+    let url = shared_url().await;
+    let probe = async |url: &str| {
+        let url = TransportUrl::parse(url).unwrap();
+        bus::probe(&url, &RabbitOptions::default()).await.unwrap().remove(0).1
+    };
+    for method in ["PLAIN", "AMQPLAIN"] {
+        assert_eq!(probe(&format!("{url}?rabbit_login_method={method}")).await, Ok(()));
+    }
+    let refused = probe(&url.replace(":guest@", ":hunter2@")).await.expect_err("wrong password");
+    assert!(refused.contains("ACCESS_REFUSED") && !refused.contains("hunter2"), "{refused}");
+    probe(&format!("{url}no-such-vhost")).await.expect_err("no such virtual host");
+    probe("rabbit://127.0.0.1:1/").await.expect_err("nobody is there");
 }

@@ -22,7 +22,7 @@ use crate::rpc::incoming::Incoming;
 use crate::rpc::link::Brokers;
 use crate::rpc::notify::{self, Notifier, NotifyOptions};
 use crate::rpc::options::{OptionsError, RabbitOptions};
-use crate::rpc::publisher::Publisher;
+use crate::rpc::publisher::{MAX_NAME, Publisher};
 use crate::rpc::replies::Replies;
 use crate::rpc::tls::TlsError;
 use crate::rpc::topology::TopicSpec;
@@ -54,6 +54,8 @@ pub enum BusError {
     Options(#[from] OptionsError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("host, control_exchange and topic make a name of more than {MAX_NAME} bytes")]
+    Name,
 }
 
 impl BusError {
@@ -101,6 +103,12 @@ impl Bus {
     pub fn connect(settings: BusSettings) -> Result<(Self, mpsc::Receiver<Incoming>), BusError> {
         let options = settings.url.options(&settings.options)?;
         options.check()?;
+        let longest = settings.topics.iter().map(String::len).max().unwrap_or(0);
+        // "_fanout_" and an id are the most that is put after a topic besides the host.
+        let longest = longest + 1 + settings.host.len().max(40);
+        if longest.max(settings.control_exchange.len()) > MAX_NAME {
+            return Err(BusError::Name);
+        }
         let brokers = Arc::new(Brokers::new(&settings.url, &options)?);
         let counters = Arc::new(Counters::default());
         let publisher = Arc::new(Publisher::new(brokers.clone(), counters.clone()));
@@ -183,10 +191,10 @@ impl Bus {
         )
     }
 
-    pub async fn state(&self) -> BusState {
+    pub fn state(&self) -> BusState {
         BusState {
             consuming: self.state.borrow().clone(),
-            publishing: self.publisher.is_up().await,
+            publishing: self.publisher.is_up(),
             counts: self.counters.read(),
         }
     }

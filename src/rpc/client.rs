@@ -19,7 +19,7 @@ use crate::model::context::RequestContext;
 use crate::rpc::envelope::{self, ReceivedRequest, Reply, ReplyAddress, RpcRequest, new_id};
 use crate::rpc::failure::RemoteFailure;
 use crate::rpc::options::RabbitOptions;
-use crate::rpc::publisher::{Destination, Publication, PublishError, Publisher};
+use crate::rpc::publisher::{Destination, Publication, Publisher};
 use crate::rpc::topology;
 
 /// A service, and which of its interfaces.
@@ -225,13 +225,7 @@ impl Client {
             Publication { expiration: Some(wait.timeout), ..self.to(target, &message) };
         match self.0.publisher.publish(&publication, Some(deadline)).await {
             Ok(()) => {}
-            Err(
-                error @ (PublishError::TooLate
-                | PublishError::Closed
-                | PublishError::Undeliverable(_)),
-            ) => {
-                return Err(unsent(&error.to_string()));
-            }
+            Err(error) => return Err(unsent(&error.to_string())),
         }
         let mut early = None;
         loop {

@@ -25,6 +25,16 @@ pub struct Incoming {
     pub source: Source,
 }
 
+impl Incoming {
+    /// Leaves a request to the agent's next run: not acknowledged, and not answered now. The local
+    /// socket has no next run: its caller learns that the request was dropped.
+    pub fn hand_back(self) {
+        if let (Some(reply), Source::Broker { .. }) = (self.reply, self.source) {
+            reply.forget();
+        }
+    }
+}
+
 /// Which door it came through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -89,11 +99,20 @@ impl ReplyTo {
         self.answer(outcome);
     }
 
-    fn answer(&mut self, outcome: Result<Value, Fault>) {
+    /// Somebody else will answer.
+    fn forget(mut self) {
+        self.finish();
+    }
+
+    fn finish(&mut self) {
         self.answered = true;
         if let Some(heartbeat) = self.heartbeat.take() {
             heartbeat.abort();
         }
+    }
+
+    fn answer(&mut self, outcome: Result<Value, Fault>) {
+        self.finish();
         self.sink.answer(envelope::final_reply(&self.msg_id, outcome));
     }
 }
@@ -171,6 +190,23 @@ mod tests {
         let answers = sink.answers.lock().unwrap();
         assert_eq!(answers.len(), 1);
         assert!(answers[0].ending);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_handed_back_is_answered_by_the_next_run_and_not_by_this() {
+        let incoming = |reply, source| Incoming {
+            request: RpcRequest::new("m", "6.0", Map::new()),
+            context: RequestContext::default(),
+            reply: Some(reply),
+            ack: Ack::none(),
+            source,
+        };
+        let (reply, sink) = call(None);
+        incoming(reply, Source::Broker { topic: "compute".into() }).hand_back();
+        assert!(sink.answers.lock().unwrap().is_empty());
+        let (reply, sink) = call(None);
+        incoming(reply, Source::Local { peer_uid: 0 }).hand_back();
+        assert!(sink.answers.lock().unwrap()[0].outcome.is_err());
     }
 
     #[tokio::test]

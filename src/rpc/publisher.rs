@@ -21,6 +21,8 @@ use crate::rpc::link::{Brokers, Link};
 use crate::rpc::topology::{ExchangeSpec, QueueSpec};
 
 const LANES: usize = 16;
+/// Of an exchange, a queue or a routing key, in bytes: AMQP's.
+pub(crate) const MAX_NAME: usize = 255;
 /// A broker that takes longer over a confirm, and hasn't blocked us, is not well.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(30);
 /// Between two tries of a message whose connection broke: doubled each time, to a limit.
@@ -56,6 +58,9 @@ pub(crate) enum PublishError {
     TooLate,
     #[error("the publisher is closed")]
     Closed,
+    /// lapin panics at one. A host's name may come from a message.
+    #[error("a name of more than {MAX_NAME} bytes")]
+    Name,
 }
 
 #[derive(Debug)]
@@ -106,6 +111,10 @@ impl Publisher {
         message: &Publication,
         deadline: Option<Instant>,
     ) -> Result<(), PublishError> {
+        let (exchange, routing_key) = message.to.address();
+        if [exchange, routing_key, message.to.name()].iter().any(|name| name.len() > MAX_NAME) {
+            return Err(PublishError::Name);
+        }
         let trying = async {
             let mut pause = RETRY_AFTER;
             loop {
@@ -152,16 +161,7 @@ impl Publisher {
             mandatory: matches!(message.to, Destination::Queue { mandatory: true, .. }),
             ..BasicPublishOptions::default()
         };
-        let (exchange, key) = match &message.to {
-            Destination::Queue { name, .. } => ("", name.as_str()),
-            Destination::Exchange { exchange, routing_key } => {
-                (exchange.name.as_str(), routing_key.as_str())
-            }
-            Destination::Bound(queue) => (
-                queue.exchange.as_ref().map_or("", |exchange| exchange.name.as_str()),
-                queue.routing_key.as_str(),
-            ),
-        };
+        let (exchange, key) = message.to.address();
         let mut properties = BasicProperties::default()
             .with_content_type("application/json".into())
             .with_content_encoding("utf-8".into())
@@ -283,8 +283,9 @@ impl Publisher {
     }
 
     /// Is the connection up? For the state that is shown; it may be gone in the next moment.
-    pub(crate) async fn is_up(&self) -> bool {
-        self.link.lock().await.as_ref().is_some_and(|link| link.is_up())
+    pub(crate) fn is_up(&self) -> bool {
+        // Held only while somebody connects.
+        self.link.try_lock().is_ok_and(|link| link.as_ref().is_some_and(|link| link.is_up()))
     }
 
     /// Ends what is being published, and the connection.
@@ -303,6 +304,18 @@ impl Destination {
             Self::Queue { name, .. } => name,
             Self::Exchange { exchange, .. } => &exchange.name,
             Self::Bound(queue) => &queue.name,
+        }
+    }
+
+    /// The exchange and the routing key.
+    fn address(&self) -> (&str, &str) {
+        match self {
+            Self::Queue { name, .. } => ("", name),
+            Self::Exchange { exchange, routing_key } => (&exchange.name, routing_key),
+            Self::Bound(queue) => {
+                let exchange = queue.exchange.as_ref();
+                (exchange.map_or("", |exchange| &exchange.name), &queue.routing_key)
+            }
         }
     }
 }

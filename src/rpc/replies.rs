@@ -109,6 +109,7 @@ impl Replies {
                 Ok(()) => return self.counters.replies.add(),
                 Err(PublishError::TooLate) => return lost("the caller waits no longer"),
                 Err(PublishError::Closed) => return lost("the agent stops"),
+                Err(PublishError::Name) => return lost("its queue's name is too long"),
                 Err(PublishError::Undeliverable(_)) => {
                     let now = Instant::now();
                     let until = *missing_until.get_or_insert(now + self.give_up_after);

@@ -40,6 +40,8 @@ pub enum TransportUrlError {
     Address(String),
     #[error("transport_url: what is percent-encoded is not UTF-8")]
     Encoding,
+    #[error("transport_url: the virtual host's name is longer than 255 bytes")]
+    Vhost,
     #[error(transparent)]
     Option(#[from] OptionsError),
 }
@@ -61,6 +63,9 @@ impl TransportUrl {
             "" => "/".to_owned(),
             vhost => vhost.to_owned(),
         };
+        if vhost.len() > 255 {
+            return Err(TransportUrlError::Vhost);
+        }
         let mut hosts = Vec::new();
         for host in netloc.split(',').filter(|host| !host.is_empty()) {
             hosts.push(BrokerHost::parse(host)?);

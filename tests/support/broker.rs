@@ -121,13 +121,15 @@ impl Broker {
     /// Starts it and waits until it serves.
     pub fn start(&mut self) {
         let dir = self.dir.path();
-        // The shell ends the node and its port mapper when our end of its input closes: on stop,
-        // and whatever way this process ends.
+        // The shell ends the node and its port mapper when it is told to, and also when our end of
+        // its input closes: whatever way this process ends, nothing of the broker is left.
         let script = format!(
             "epmd -port {port} -address 127.0.0.1 & epmd=$!; \
              until epmd -port {port} -names; do sleep 0.05; done; \
-             {SERVER} </dev/null & node=$!; read _; kill $node; wait $node; kill $epmd",
-            port = self.epmd_port
+             {SERVER} </dev/null & node=$!; read -r order; kill $node; wait $node; kill $epmd; \
+             [ \"$order\" = keep ] || rm -rf '{dir}'",
+            port = self.epmd_port,
+            dir = dir.display()
         );
         let mut command = if is_root() {
             let mut command = Command::new("setpriv");
@@ -192,7 +194,7 @@ impl Broker {
     pub fn stop(&mut self) {
         let Some(mut child) = self.process.take() else { return };
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(b"\n").ok();
+            stdin.write_all(b"keep\n").ok();
         }
         let deadline = Instant::now() + Duration::from_secs(60);
         while Instant::now() < deadline {
