@@ -36,6 +36,7 @@ _daemon() {
   _alive "$name" && return 0
   setsid "$@" >>"$D/log/$name.log" 2>&1 </dev/null 9>&- &
   echo $! >"$D/run/$name.pid"
+  disown # bash has nothing to say of its end
 }
 
 # NAME [SIGNAL]: asks a daemon to stop, kills it after 10 s.
@@ -46,7 +47,6 @@ _stop() {
   kill -"$signal" "$pid" 2>/dev/null
   for i in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
   kill -KILL "$pid" 2>/dev/null
-  wait "$pid" 2>/dev/null
   rm -f "$D/run/$name.pid"
 }
 
