@@ -102,7 +102,7 @@ Install a toolchain by hand, then run this again."
     fi
   fi
   hash -r
-  rust_is_new_enough || quietly rustup toolchain install stable --profile minimal
+  rust_is_new_enough || quietly rustup toolchain install --no-self-update --profile minimal stable
   rust_is_new_enough || quietly rustup default stable
   for part in $parts; do quietly rustup component add $part; done
   rust_is_new_enough || die "cargo is still older than $wanted: is there a rustup override, or another cargo in PATH?"

@@ -40,7 +40,7 @@ fs_uuid=6a0e6d1c-7f6b-4b53-9a3c-68796e6f7661
 # --- the kernel: Debian's cloud kernel, or Ubuntu's for virtual machines
 meta= kernel=
 for candidate in linux-image-cloud-amd64 linux-image-virtual; do
-  kernel=$(apt-cache depends $candidate 2>/dev/null | awk '/Depends: linux-image-[0-9]/ {print $2; exit}')
+  kernel=$(apt-cache depends $candidate 2>/dev/null | awk '/Depends: linux-image-[0-9]/ {print $2; exit}') || true
   [ -n "$kernel" ] && { meta=$candidate; break; }
 done
 [ -n "$kernel" ] || die "apt knows no kernel package: run apt-get update"
@@ -56,7 +56,7 @@ version=$(ls tree/lib/modules)
 modules=tree/lib/modules/$version
 find "$modules" -name '*.ko.xz' -exec xz -d {} +
 find "$modules" -name '*.ko.zst' -exec zstd -q -d --rm {} +
-cp "tree/boot/vmlinuz-$version" vmlinuz
+install -m 644 "tree/boot/vmlinuz-$version" vmlinuz
 
 # --- the ramdisk: busybox, the modules that a KVM guest needs, and init
 mkdir -p rd/{bin,dev,proc,sys,tmp,etc/acpi,root,config,lib/modules,usr/share/udhcpc}

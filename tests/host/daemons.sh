@@ -36,6 +36,7 @@ _daemon() {
   _alive "$name" && return 0
   setsid "$@" >>"$D/log/$name.log" 2>&1 </dev/null 9>&- &
   echo $! >"$D/run/$name.pid"
+  disown # bash has nothing to say of its end
 }
 
 # NAME [SIGNAL]: asks a daemon to stop, kills it after 10 s.
@@ -46,7 +47,6 @@ _stop() {
   kill -"$signal" "$pid" 2>/dev/null
   for i in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
   kill -KILL "$pid" 2>/dev/null
-  wait "$pid" 2>/dev/null
   rm -f "$D/run/$name.pid"
 }
 
@@ -90,6 +90,7 @@ host_start() {
   mkdir -p "$h"/{etc,lib,log,cache,run}
   _qemu_conf >"$h/etc/qemu.conf"
   _libvirtd_conf >"$h/etc/libvirtd.conf"
+  printf '127.0.0.1 localhost %s\n::1 localhost\n' "${HOST_NAME:-hypernova-test}" >"$h/hosts"
   echo "host_uuid = \"$(cat /proc/sys/kernel/random/uuid)\"" >>"$h/etc/libvirtd.conf"
   # libvirt's own permissions: QEMU reaches its sockets through these directories.
   chmod 755 "$h" "$h"/*
@@ -106,6 +107,8 @@ host_start() {
       mount --bind "$h/log" /var/log/libvirt
       mount --bind "$h/cache" /var/cache/libvirt
       mount --bind "$h/run" /run/libvirt
+      # The host finds its own name.
+      [ ! -e /etc/hosts ] || mount --bind "$h/hosts" /etc/hosts
       touch "$h/ready"
       exec sleep infinity' anchor "$h" "${HOST_NAME:-hypernova-test}"
     _until 10 test -e "$h/ready" || { cat "$D/log/anchor.log" >&2; return 1; }
@@ -121,7 +124,7 @@ host_libvirtd_start() {
   _until 20 on_host virsh -q -c qemu:///system version
 }
 
-_enter() { echo nsenter --target "$(cat "$D/run/anchor.pid")" --mount --uts --; }
+_enter() { echo nsenter --target "$(cat "$D/run/anchor.pid")" --mount --uts --root --; }
 # The working directory there is /.
 on_host() { $(_enter) "$@"; }
 

@@ -38,7 +38,7 @@ def fails_with(names, action):
     try:
         answer = action()
     except Exception as error:
-        assert error_name(error) in names, f"{error_name(error)} instead of {names}: {error}"
+        assert error_name(error) in names, f"{error_name(error)} instead of {names}: {str(error)[:200]}"
         return error
     raise AssertionError(f"no failure, but {answer!r}; {names} was due")
 

@@ -143,7 +143,7 @@ class World:
     def enter(self):
         """What puts a command into the private host's namespaces."""
         with open(os.path.join(self.directory, "run", "anchor.pid")) as file:
-            return ["nsenter", "--target", file.read().strip(), "--mount", "--uts", "--"]
+            return ["nsenter", "--target", file.read().strip(), "--mount", "--uts", "--root", "--"]
 
     def virsh(self, *arguments, check=True):
         return run(*self.enter(), "virsh", "-q", "-c", "qemu:///system", *arguments, check=check)
