@@ -20,6 +20,7 @@ mod duplicates;
 pub mod envelope;
 pub mod failure;
 pub mod incoming;
+mod line;
 mod link;
 pub mod local;
 pub mod notify;
