@@ -379,6 +379,39 @@ async fn garbage_is_thrown_away_and_a_broken_call_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_many_replies_at_once_exactly_those_without_a_queue_are_lost() {
+    let url = shared_url().await;
+    let topic = unique("compute");
+    let impatient = format!("{url}?kombu_missing_consumer_retry_timeout=0");
+    let (bus, requests) = consuming(settings(&impatient, &[&topic])).await;
+    let _seen = serve(requests);
+    let channel = raw(&url).await;
+    let queue = unique("reply_there");
+    let options = lapin::options::QueueDeclareOptions::default();
+    channel.queue_declare(queue.as_str().into(), options, Default::default()).await.unwrap();
+    for number in 0..300 {
+        // Each missing queue is another one: one that was missing is not asked twice.
+        let to = if number % 3 == 0 { format!("{queue}_{number}") } else { queue.clone() };
+        let message = json!({"method": "echo", "version": "6.0", "args": {"n": number},
+            "_msg_id": number.to_string(), "_reply_q": to});
+        publish(&channel, &topic, &sealed(message)).await;
+    }
+    let settled = async {
+        loop {
+            let counts = bus.state().counts;
+            if counts.replies + counts.replies_lost == 300 {
+                return (counts.replies, counts.replies_lost);
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    assert_eq!(timeout(PATIENCE, settled).await.expect("all settled"), (200, 100));
+    let there = channel.queue_delete(queue.as_str().into(), Default::default()).await.unwrap();
+    assert_eq!(there, 200);
+    bus.close(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_deleted_or_unbound_under_us_comes_back() {
     let url = shared_url().await;
     let topic = unique("compute");

@@ -21,6 +21,7 @@ pub mod envelope;
 pub mod failure;
 pub mod image_argument;
 pub mod incoming;
+mod line;
 mod link;
 pub mod local;
 pub mod notify;

@@ -1,26 +1,21 @@
-//! Publishing: one connection, and on it *lanes*, channels with one message under way each.
-//!
-//! A lane waits for the broker's confirm before it takes the next message. That is what makes a
-//! returned message (`mandatory`, no such queue) attributable: on a shared channel AMQP and lapin
-//! say only that some message came back. Lanes are opened as they are needed.
+//! Publishing: one connection, on it one [`Line`], and every message until a broker has it.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation};
-use tokio::sync::Semaphore;
+use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::rpc::counters::Counters;
 use crate::rpc::declare;
+use crate::rpc::line::{Letter, Line, Taken};
 use crate::rpc::link::{Brokers, Link};
 use crate::rpc::topology::{ExchangeSpec, QueueSpec};
 
-const LANES: usize = 16;
 /// Of an exchange, a queue or a routing key, in bytes: AMQP's.
 pub(crate) const MAX_NAME: usize = 255;
 /// A broker that takes longer over a confirm, and hasn't blocked us, is not well.
@@ -66,20 +61,11 @@ pub(crate) enum PublishError {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     brokers: Arc<Brokers>,
-    link: tokio::sync::Mutex<Option<Arc<Link>>>,
-    idle: Mutex<Vec<Lane>>,
-    permits: Semaphore,
+    line: tokio::sync::Mutex<Option<Arc<Line>>>,
     /// Exchanges and queues that were found not to be durable.
     not_durable: Mutex<HashSet<String>>,
     counters: Arc<Counters>,
     closed: CancellationToken,
-}
-
-#[derive(Debug)]
-struct Lane {
-    link: Arc<Link>,
-    channel: Channel,
-    declared: HashSet<String>,
 }
 
 /// Why one try failed.
@@ -94,9 +80,7 @@ impl Publisher {
     pub(crate) fn new(brokers: Arc<Brokers>, counters: Arc<Counters>) -> Self {
         Self {
             brokers,
-            link: tokio::sync::Mutex::new(None),
-            idle: Mutex::default(),
-            permits: Semaphore::new(LANES),
+            line: tokio::sync::Mutex::new(None),
             not_durable: Mutex::default(),
             counters,
             closed: CancellationToken::new(),
@@ -150,18 +134,9 @@ impl Publisher {
     }
 
     async fn try_once(&self, message: &Publication) -> Result<(), Failed> {
-        let _permit = self.permits.acquire().await.expect("never closed");
-        let mut lane = match self.idle_lane() {
-            Some(lane) => lane,
-            None => self.open_lane().await.map_err(|error| Failed::Broken(error.to_string()))?,
-        };
-        // An early return drops the lane: its channel may be closed, or hold an open confirm.
-        self.declare(&mut lane, &message.to).await?;
-        let options = BasicPublishOptions {
-            mandatory: matches!(message.to, Destination::Queue { mandatory: true, .. }),
-            ..BasicPublishOptions::default()
-        };
-        let (exchange, key) = message.to.address();
+        let line = self.line().await.map_err(|error| Failed::Broken(error.to_string()))?;
+        self.declare(&line, &message.to).await?;
+        let (exchange, routing_key) = message.to.address();
         let mut properties = BasicProperties::default()
             .with_content_type("application/json".into())
             .with_content_encoding("utf-8".into())
@@ -172,105 +147,86 @@ impl Publisher {
             let text = expiration.as_millis().to_string();
             properties = properties.with_expiration(text.as_str().into());
         }
-        let broken = |error: lapin::Error| Failed::Broken(error.to_string());
-        let publishing = lane.channel.basic_publish(
-            exchange.into(),
-            key.into(),
-            options,
-            &message.body,
+        let letter = Letter {
+            exchange: exchange.to_owned(),
+            routing_key: routing_key.to_owned(),
+            options: BasicPublishOptions {
+                mandatory: matches!(message.to, Destination::Queue { mandatory: true, .. }),
+                ..BasicPublishOptions::default()
+            },
             properties,
-        );
-        let confirm = async { publishing.await?.await };
-        match wait_unless_blocked(&lane.link, confirm).await {
+            body: message.body.clone(),
+        };
+        match wait_unless_blocked(&line.link, line.send(letter)).await {
             None => {
-                warn!(broker = lane.link.broker, "no confirm in time: reconnecting");
-                lane.link.cut();
+                warn!(broker = line.link.broker, "no confirm in time: reconnecting");
+                line.link.cut();
                 Err(Failed::Broken("no confirm".into()))
             }
-            Some(Err(error)) => Err(broken(error)),
-            Some(Ok(Confirmation::Nack(_))) => Err(Failed::Broken("the broker refused it".into())),
-            Some(Ok(Confirmation::Ack(Some(_)))) => {
-                self.give_back(lane);
-                Err(Failed::Undeliverable)
-            }
-            Some(Ok(Confirmation::Ack(None) | Confirmation::NotRequested)) => {
-                self.give_back(lane);
-                Ok(())
-            }
+            Some(None) => Err(Failed::Broken("the channel is closed".into())),
+            Some(Some(Err(error))) => Err(Failed::Broken(error.to_string())),
+            Some(Some(Ok(Taken::Refused))) => Err(Failed::Broken("the broker refused it".into())),
+            Some(Some(Ok(Taken::Returned))) => Err(Failed::Undeliverable),
+            Some(Some(Ok(Taken::Yes))) => Ok(()),
         }
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Lane>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn not_durable(&self) -> MutexGuard<'_, HashSet<String>> {
         self.not_durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn idle_lane(&self) -> Option<Lane> {
-        let mut idle = self.idle();
-        while let Some(lane) = idle.pop() {
-            if lane.link.is_up() && lane.channel.status().connected() {
-                return Some(lane);
+    /// The line, made anew where it is needed. Everyone who publishes waits for the one try.
+    async fn line(&self) -> Result<Arc<Line>, lapin::Error> {
+        let mut line = self.line.lock().await;
+        if let Some(line) = line.as_ref().filter(|line| line.is_up()) {
+            return Ok(line.clone());
+        }
+        // A channel that the broker closed takes nothing with it: the connection goes on.
+        let link = match line.take().map(|line| line.link.clone()) {
+            Some(link) if link.is_up() => link,
+            lost => {
+                if lost.is_some() {
+                    self.counters.disconnects.add();
+                }
+                Arc::new(self.brokers.connect("publish").await)
             }
-        }
-        None
+        };
+        let made = Arc::new(Line::open(link).await?);
+        *line = Some(made.clone());
+        Ok(made)
     }
 
-    fn give_back(&self, lane: Lane) {
-        self.idle().push(lane);
-    }
-
-    async fn open_lane(&self) -> Result<Lane, lapin::Error> {
-        let link = self.link().await;
-        let channel = link.connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(Lane { link, channel, declared: HashSet::new() })
-    }
-
-    /// The connection, made anew where it is needed. Everyone who publishes waits for the one try.
-    async fn link(&self) -> Arc<Link> {
-        let mut link = self.link.lock().await;
-        if let Some(link) = link.as_ref().filter(|link| link.is_up()) {
-            return link.clone();
-        }
-        if link.take().is_some() {
-            self.counters.disconnects.add();
-        }
-        self.idle().clear();
-        let made = Arc::new(self.brokers.connect("publish").await);
-        *link = Some(made.clone());
-        made
-    }
-
-    /// Once for each lane: what exists doesn't vanish often, and if it does the broker closes the
-    /// channel and with it the lane.
-    async fn declare(&self, lane: &mut Lane, to: &Destination) -> Result<(), Failed> {
+    /// Once for each line, on a channel of its own: a refusal must not take other messages with it.
+    /// What exists doesn't vanish often; when it has, the broker closes the line.
+    async fn declare(&self, line: &Line, to: &Destination) -> Result<(), Failed> {
         let name = to.name();
-        if matches!(to, Destination::Queue { .. }) || lane.declared.contains(name) {
+        if matches!(to, Destination::Queue { .. }) || line.has_declared(name) {
             return Ok(());
         }
         let durable = !self.not_durable().contains(name);
-        let declared = match to {
-            Destination::Queue { .. } => Ok(()),
-            Destination::Exchange { exchange, .. } => {
-                let mut exchange = exchange.clone();
-                exchange.durable &= durable;
-                declare::exchange_on(&lane.channel, &exchange).await
-            }
-            Destination::Bound(queue) => {
-                let mut queue = queue.clone();
-                queue.durable &= durable;
-                if let Some(exchange) = &mut queue.exchange {
+        let declaring = async {
+            let channel = line.link.connection.create_channel().await?;
+            match to {
+                Destination::Queue { .. } => {}
+                Destination::Exchange { exchange, .. } => {
+                    let mut exchange = exchange.clone();
                     exchange.durable &= durable;
+                    declare::exchange_on(&channel, &exchange).await?;
                 }
-                declare::queue_on(&lane.channel, &queue).await
+                Destination::Bound(queue) => {
+                    let mut queue = queue.clone();
+                    queue.durable &= durable;
+                    if let Some(exchange) = &mut queue.exchange {
+                        exchange.durable &= durable;
+                    }
+                    declare::queue_on(&channel, &queue).await?;
+                }
             }
+            channel.close(200, "OK".into()).await
         };
-        match declared {
+        match declaring.await {
             Ok(()) => {
-                lane.declared.insert(name.to_owned());
+                line.set_declared(name);
                 Ok(())
             }
             Err(error) if declare::is_not_durable(&error) && durable => {
@@ -285,14 +241,14 @@ impl Publisher {
     /// Is the connection up? For the state that is shown; it may be gone in the next moment.
     pub(crate) fn is_up(&self) -> bool {
         // Held only while somebody connects.
-        self.link.try_lock().is_ok_and(|link| link.as_ref().is_some_and(|link| link.is_up()))
+        self.line.try_lock().is_ok_and(|line| line.as_ref().is_some_and(|line| line.is_up()))
     }
 
     /// Ends what is being published, and the connection.
     pub(crate) async fn close(&self) {
         self.closed.cancel();
-        self.idle().clear();
-        if let Some(link) = self.link.lock().await.take().and_then(Arc::into_inner) {
+        let line = self.line.lock().await.take().and_then(Arc::into_inner);
+        if let Some(link) = line.map(|line| line.link.clone()).and_then(Arc::into_inner) {
             link.close().await;
         }
     }
