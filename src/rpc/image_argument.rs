@@ -2,7 +2,8 @@
 //!
 //! In standalone mode there is no Glance, so the dict says where the bytes are: `direct_url` for the
 //! image, and the properties `hypernova_kernel_url` and `hypernova_ramdisk_url` for a guest that
-//! is booted without a boot loader (`kernel_id` and `ramdisk_id` name them, as ever).
+//! is booted without a boot loader (`kernel_id` and `ramdisk_id` name them, as ever, and may be
+//! URLs themselves).
 
 use serde_json::Value;
 
@@ -40,9 +41,11 @@ pub fn read(image: &Value, any_file: bool) -> Result<ImageArgument, Fault> {
     };
     let part = |id: &str, url: &str| {
         let properties = image.get("properties")?;
+        let id = text(properties, id).filter(|id| !id.is_empty())?;
+        let own_url = Some(id.clone()).filter(|id| id.contains("://"));
         Some(ImageRequest {
-            id: text(properties, id).filter(|id| !id.is_empty())?,
-            url: text(properties, url),
+            url: text(properties, url).or(own_url),
+            id,
             disk_format: None,
             checksums: Vec::new(),
             size: None,

@@ -1,15 +1,119 @@
-use super::*;
+//! Whether a build gets a config drive, and what is on it. The layout is the images room's.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::spawn::Build;
+use super::{Settings, StepError};
 use crate::images::ConfigDriveFiles;
-use crate::model::object::*;
+use crate::images::config_drive::{ConfigDriveFacts, Ec2Facts, Keypair, config_drive_files};
+use crate::images::network_data::VifData;
+use crate::model::image::ConfigDrivePolicy;
+use crate::model::object::{ImageMeta, Instance};
 use crate::network::Vif;
-pub fn is_wanted(_: &Instance, _: &ImageMeta, _: &Settings) -> bool {
-    false
+
+/// nova: api/metadata/base.py, `base64.b64encode(os.urandom(512))`
+const SEED_BYTES: usize = 512;
+
+/// Whether the configuration, the image or the user asks for one.
+/// nova: virt/configdrive.py, required_by
+pub fn is_wanted(instance: &Instance, image: &ImageMeta, settings: &Settings) -> bool {
+    let image_wants = image.properties().config_drive().ok().flatten();
+    settings.force_config_drive
+        || image_wants == Some(ConfigDrivePolicy::Mandatory)
+        || instance.wants_config_drive()
 }
+
+/// What is on the drive.
+///
+/// # Errors
+/// [`StepError::BadUserData`] for user data or injected files that aren't base64.
 pub fn files(
-    _: &Instance,
-    _: &spawn::Build,
-    _: &[Vif],
-    _: &Settings,
+    instance: &Instance,
+    build: &Build,
+    vifs: &[Vif],
+    settings: &Settings,
 ) -> Result<ConfigDriveFiles, StepError> {
-    Ok(Default::default())
+    let text = |value: Option<&String>| value.cloned();
+    let user_data = instance.user_data.value().map(|data| decode(data.expose())).transpose()?;
+    let mut files = Vec::new();
+    for (path, content) in &build.injected_files {
+        files.push((path.clone(), decode(content.expose())?));
+    }
+    let mut random_seed = vec![0; SEED_BYTES];
+    SystemRandom::new().fill(&mut random_seed).map_err(|_| StepError::NoRandom)?;
+    let meta = instance.metadata.get().cloned().unwrap_or_default();
+    let ids = instance.ec2_ids.get();
+    Ok(config_drive_files(&ConfigDriveFacts {
+        uuid: instance.uuid()?.to_string(),
+        hostname: hostname(instance, &settings.dhcp_domain),
+        name: text(instance.display_name.value()),
+        launch_index: instance.launch_index.value().copied().unwrap_or(0),
+        availability_zone: text(instance.availability_zone.value()),
+        project_id: text(instance.project_id.value()),
+        reservation_id: text(instance.reservation_id.value()),
+        flavor_name: instance.flavor()?.name.value().cloned(),
+        meta: meta.into_iter().collect(),
+        keypair: keypair(instance),
+        user_data,
+        admin_pass: build.admin_password.as_ref().map(|password| password.expose().to_owned()),
+        files,
+        random_seed,
+        devices: Vec::new(),
+        dedicated_cpus: Vec::new(),
+        vifs: vifs.iter().map(vif_data).collect(),
+        vendor_data: serde_json::Map::new(),
+        ec2: Ec2Facts {
+            ami_id: ids.and_then(|ids| ids.ami_id.value().cloned()),
+            instance_id: ids.and_then(|ids| ids.instance_id.get().cloned()),
+            kernel_id: ids.and_then(|ids| ids.kernel_id.value().cloned()),
+            ramdisk_id: ids.and_then(|ids| ids.ramdisk_id.value().cloned()),
+            security_groups: security_groups(instance),
+            block_device_mapping: vec![
+                ("ami".to_owned(), "vda".to_owned()),
+                ("root".to_owned(), "/dev/vda".to_owned()),
+            ],
+        },
+    }))
+}
+
+/// The host name with the domain. nova: api/metadata/base.py, _get_hostname
+fn hostname(instance: &Instance, domain: &str) -> String {
+    let name = instance.hostname.value().cloned().unwrap_or_default();
+    if domain.is_empty() { name } else { format!("{name}.{domain}") }
+}
+
+fn keypair(instance: &Instance) -> Option<Keypair> {
+    let name = instance.key_name.value()?;
+    let listed = instance.keypairs.get().map(|list| list.items()).unwrap_or_default();
+    let found = listed.iter().find(|pair| pair.name.get() == Some(name));
+    let own = found.and_then(|pair| pair.public_key.value().cloned());
+    Some(Keypair {
+        name: name.clone(),
+        kind: found.and_then(|pair| pair.kind.get().cloned()).unwrap_or_else(|| "ssh".to_owned()),
+        public_key: own.or_else(|| instance.key_data.value().cloned())?,
+    })
+}
+
+fn security_groups(instance: &Instance) -> Vec<String> {
+    let groups = instance.security_groups.get().map(|list| list.items()).unwrap_or_default();
+    groups.iter().filter_map(|group| group.name.get().cloned()).collect()
+}
+
+/// A VIF of a standalone network: the guest asks DHCP, if there is any.
+fn vif_data(vif: &Vif) -> VifData {
+    VifData {
+        id: vif.port_id.to_string(),
+        mac: Some(vif.mac_address.clone()),
+        devname: Some(vif.device.clone()),
+        mtu: vif.mtu.map(u64::from),
+        ..VifData::default()
+    }
+}
+
+fn decode(text: &str) -> Result<Vec<u8>, StepError> {
+    // Python's decoder passes over line breaks.
+    let joined: String = text.split_ascii_whitespace().collect();
+    STANDARD.decode(joined).map_err(|_| StepError::BadUserData)
 }

@@ -139,6 +139,10 @@ pub enum StepError {
     /// The build asks for something that this agent doesn't do.
     #[error("{0} is not supported")]
     NotSupported(&'static str),
+    #[error("user data and injected files must be base64")]
+    BadUserData,
+    #[error("the system gives no random bytes")]
+    NoRandom,
     /// There is nothing to boot from: its build never got so far, or its directory is gone.
     #[error("instance {0} has no disk on this host")]
     NoDisk(uuid::Uuid),
@@ -158,9 +162,10 @@ impl StepError {
             | Self::Object(_)
             | Self::Cancelled
             | Self::NotSupported(_)
+            | Self::BadUserData
             | Self::NoDisk(_)
             | Self::AlreadyThere { .. } => Class::Refused,
-            Self::NotThere { .. } => Class::Reschedule,
+            Self::NotThere { .. } | Self::NoRandom => Class::Reschedule,
         }
     }
 }
