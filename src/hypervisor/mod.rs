@@ -13,6 +13,7 @@ use crate::model::class::Class;
 use crate::model::state::PowerState;
 
 pub mod fake;
+pub mod guest;
 pub mod libvirt;
 pub mod spec;
 
