@@ -25,7 +25,9 @@ struct Subject {
     architecture: &'static str,
     /// Whether a guest reacts to the power button: none runs in QEMU here.
     guests_listen: bool,
-    can_save: bool,
+    /// libvirt's test driver starts nothing paused, calls a restore a boot, and a wrong state an
+    /// internal error.
+    is_exact: bool,
 }
 
 async fn subjects() -> Vec<Subject> {
@@ -35,7 +37,7 @@ async fn subjects() -> Vec<Subject> {
         virt_type: "qemu",
         architecture: "x86_64",
         guests_listen: true,
-        can_save: true,
+        is_exact: true,
     }];
     let test = Libvirt::open(LibvirtOptions::new("test:///default")).await.unwrap();
     subjects.push(Subject {
@@ -44,7 +46,7 @@ async fn subjects() -> Vec<Subject> {
         virt_type: "test",
         architecture: "i686",
         guests_listen: true,
-        can_save: true,
+        is_exact: false,
     });
     match Libvirt::open(LibvirtOptions::new("qemu:///system")).await {
         Ok(qemu) => subjects.push(Subject {
@@ -53,7 +55,7 @@ async fn subjects() -> Vec<Subject> {
             virt_type: "qemu",
             architecture: "x86_64",
             guests_listen: false,
-            can_save: true,
+            is_exact: true,
         }),
         Err(error) => eprintln!("qemu:///system is left out: {error}"),
     }
@@ -227,7 +229,7 @@ async fn what_is_absent_is_said_to_be() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_domain_can_start_paused() {
-    for subject in subjects().await {
+    for subject in subjects().await.into_iter().filter(|subject| subject.is_exact) {
         eprintln!("on {}", subject.name);
         let (spec, _cleanup) = defined(&subject).await;
         let options = StartOptions { paused: true, force_boot: false };
@@ -240,7 +242,7 @@ async fn a_domain_can_start_paused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saved_domain_is_restored_by_the_next_start_unless_it_must_boot() {
-    for subject in subjects().await.into_iter().filter(|subject| subject.can_save) {
+    for subject in subjects().await {
         eprintln!("on {}", subject.name);
         let hypervisor = &subject.hypervisor;
         let (spec, _cleanup) = defined(&subject).await;
@@ -256,7 +258,7 @@ async fn a_saved_domain_is_restored_by_the_next_start_unless_it_must_boot() {
         hypervisor.start(uuid, PLAIN).await.unwrap();
         let info = hypervisor.domain(uuid).await.unwrap().unwrap();
         assert!(!info.managed_save);
-        assert_eq!(info.reason, "restored");
+        assert_eq!(info.reason, if subject.is_exact { "restored" } else { "booted" });
 
         hypervisor.managed_save(uuid, within).await.unwrap();
         let boot = StartOptions { paused: false, force_boot: true };
@@ -306,7 +308,9 @@ async fn what_the_state_forbids_is_refused() {
             hypervisor.managed_save(spec.uuid, Duration::from_secs(5)).await.unwrap_err(),
         ] {
             assert!(matches!(error, HypervisorError::Refused { .. }), "{error:?}");
-            assert_eq!(error.class(), Class::Refused);
+            if subject.is_exact {
+                assert_eq!(error.class(), Class::Refused);
+            }
         }
     }
 }

@@ -69,6 +69,7 @@ pub struct NovaMetadata {
     /// (id, name)
     pub user: Option<(String, String)>,
     pub project: Option<(String, String)>,
+    /// The image the root disk was made from; `None`: it is a volume.
     pub root_image: Option<String>,
     pub ports: Vec<PortMetadata>,
 }

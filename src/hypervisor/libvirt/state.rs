@@ -69,7 +69,8 @@ pub fn reason(state: u32, reason: i32) -> &'static str {
 }
 
 /// What a lifecycle event says: the state it leads to and why; `None` for events that change no
-/// power state, such as a definition.
+/// power state, such as a definition. "Shutdown" is one of them: the guest has let go, but the
+/// domain isn't off before "stopped" follows, and could not be started yet.
 pub fn lifecycle(event: u32, detail: i32) -> Option<(PowerState, &'static str)> {
     let (state, words): (_, &[&str]) = match event {
         2 => (
@@ -98,7 +99,6 @@ pub fn lifecycle(event: u32, detail: i32) -> Option<(PowerState, &'static str)> 
             PowerState::Shutdown,
             &["shutdown", "destroyed", "crashed", "migrated", "saved", "failed", "from snapshot"],
         ),
-        6 => (PowerState::Shutdown, &["finished", "guest request", "host request"]),
         7 => (PowerState::Suspended, &["memory", "disk"]),
         8 => (PowerState::Crashed, &["panicked", "crash loaded"]),
         _ => return None,
@@ -127,5 +127,6 @@ mod tests {
         assert_eq!(reason(1, -1), "unknown");
         assert_eq!(lifecycle(5, 4), Some((PowerState::Shutdown, "saved")));
         assert_eq!(lifecycle(0, 0), None);
+        assert_eq!(lifecycle(6, 1), None);
     }
 }

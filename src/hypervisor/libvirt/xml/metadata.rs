@@ -22,11 +22,10 @@ pub fn nova_instance(metadata: &NovaMetadata) -> Element {
         .child(flavor(&metadata.flavor))
         .child_if(metadata.image.as_ref().map(image))
         .child(owner)
-        .child_if(
-            metadata
-                .root_image
-                .as_ref()
-                .map(|id| Element::new("nova:root").attr("type", "image").attr("uuid", id)),
+        .child(
+            Element::new("nova:root")
+                .attr("type", if metadata.root_image.is_some() { "image" } else { "volume" })
+                .attr("uuid", metadata.root_image.as_deref().unwrap_or_default()),
         )
         .child(Element::new("nova:ports").children(metadata.ports.iter().map(port)))
 }

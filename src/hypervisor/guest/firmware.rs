@@ -1,0 +1,47 @@
+//! UEFI: when a guest has it, and what it needs of the host.
+
+use super::asked::{Asked, truth};
+use super::{GuestError, GuestInput};
+use crate::hypervisor::spec::UefiSpec;
+
+/// nova: virt/libvirt/driver.py, `_configure_guest_by_virt_type`
+pub fn firmware(
+    input: &GuestInput,
+    asked: &Asked<'_>,
+    arch: &str,
+    machine: Option<&str>,
+) -> Result<Option<UefiSpec>, GuestError> {
+    let kind = asked.property("hw_firmware_type");
+    let stateless = asked.property("hw_firmware_stateless").is_some_and(truth);
+    if stateless && kind != Some("uefi") {
+        return Err(GuestError::invalid("Invalid", "only UEFI firmware can be stateless"));
+    }
+    match kind {
+        Some("uefi") => {}
+        None if arch == "aarch64" => {}
+        None | Some("bios") => return Ok(None),
+        Some(other) => {
+            let message = format!("{other:?} is no firmware type");
+            return Err(GuestError::invalid("Invalid", message));
+        }
+    }
+    if !input.host.supports_uefi || machine.is_none() {
+        return Err(GuestError::host("UEFINotSupported", "this host has no UEFI firmware"));
+    }
+    let possible = input.host.supports_secure_boot;
+    let secure_boot = match asked.agreed("os", "secure_boot")? {
+        None | Some("disabled") => false,
+        Some("optional") => possible,
+        Some("required") if possible => true,
+        Some("required") => {
+            let message = "this host has no firmware with secure boot";
+            return Err(GuestError::host("SecureBootNotSupported", message));
+        }
+        Some(other) => {
+            let message = format!("{other:?} is no secure boot policy");
+            return Err(GuestError::invalid("Invalid", message));
+        }
+    };
+    let files = input.firmware.clone().filter(|files| *files != Default::default());
+    Ok(Some(UefiSpec { secure_boot, stateless, files }))
+}

@@ -1,0 +1,77 @@
+//! Network interfaces of the guest: where they are plugged is the caller's, what they look like from
+//! inside is the flavor's and the image's.
+
+use serde::{Deserialize, Serialize};
+
+use super::asked::Asked;
+use super::{GuestError, GuestInput};
+use crate::hypervisor::spec::{Bandwidth, InterfaceSource, InterfaceSpec, PortMetadata, Rate};
+
+/// An interface that is plugged, or will be.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct GuestVif {
+    pub source: InterfaceSource,
+    pub mac_address: String,
+    pub mtu: Option<u32>,
+    /// `tapffb38c30-19`
+    pub target: Option<String>,
+    /// The tap device exists already, and isn't libvirt's to make or remove.
+    pub unmanaged_target: bool,
+    /// What the metadata says of it.
+    pub port: PortMetadata,
+}
+
+const MODELS: [&str; 9] =
+    ["virtio", "ne2k_pci", "pcnet", "rtl8139", "e1000", "e1000e", "spapr-vlan", "vmxnet3", "igb"];
+
+/// nova: virt/libvirt/vif.py, `get_base_config`
+pub fn interfaces(input: &GuestInput, asked: &Asked<'_>) -> Result<Vec<InterfaceSpec>, GuestError> {
+    let options = &input.options;
+    let model = asked.property("hw_vif_model").unwrap_or("virtio");
+    let qemu_only = model == "lan9118" && options.virt_type == "qemu";
+    if !MODELS.contains(&model) && !qemu_only {
+        let message = format!("{} has no network card {model:?}", options.virt_type);
+        return Err(GuestError::invalid("UnsupportedHardware", message));
+    }
+    let virtio = model == "virtio";
+    let many =
+        input.flavor.vcpus > 1 && asked.agreed_truth("vif_multiqueue_enabled")?.unwrap_or(false);
+    let vcpus = u32::try_from(input.flavor.vcpus).unwrap_or(u32::MAX);
+    let (driver, queues) = match options.virt_type.as_str() {
+        // libvirt would otherwise try vhost for guests without KVM.
+        "qemu" => (Some("qemu"), None),
+        _ if many => {
+            let most = options.max_queues.filter(|most| *most > 0).unwrap_or(u32::MAX);
+            (Some("vhost"), Some(vcpus.min(most)))
+        }
+        _ => (options.rx_queue_size.map(|_| "vhost"), None),
+    };
+    let packed = asked.agreed_truth("virtio_packed_ring")?.unwrap_or(false);
+    let bandwidth = bandwidth(asked)?;
+    let interface = |vif: &GuestVif| InterfaceSpec {
+        source: vif.source.clone(),
+        mac_address: vif.mac_address.clone(),
+        model: model.to_owned(),
+        mtu: vif.mtu,
+        target: vif.target.clone(),
+        driver: driver.filter(|_| virtio).map(str::to_owned),
+        queues: queues.filter(|_| virtio),
+        rx_queue_size: options.rx_queue_size,
+        packed,
+        unmanaged_target: vif.unmanaged_target,
+        bandwidth: bandwidth.clone(),
+    };
+    Ok(input.vifs.iter().map(interface).collect())
+}
+
+/// nova: virt/libvirt/designer.py, `set_vif_bandwidth_config`
+fn bandwidth(asked: &Asked<'_>) -> Result<Option<Bandwidth>, GuestError> {
+    let rate = |way: &str| -> Result<Option<Rate>, GuestError> {
+        let value = |name: &str| asked.spec_number(&format!("quota:vif_{way}_{name}"));
+        let (peak, burst) = (value("peak")?, value("burst")?);
+        // Without an average the others mean nothing, to nova as to libvirt.
+        Ok(value("average")?.map(|average| Rate { average, peak, burst }))
+    };
+    let limits = Bandwidth { inbound: rate("inbound")?, outbound: rate("outbound")? };
+    Ok((limits != Bandwidth::default()).then_some(limits))
+}
