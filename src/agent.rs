@@ -13,17 +13,21 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::config::default::Preallocate;
 use crate::config::hypernova::ControlPlane;
 use crate::config::libvirt::VirtType;
 use crate::config::{Config, ConfigError};
 use crate::dispatch::Dispatcher;
 use crate::health::{Component, Health, HealthError, HealthServer, Metrics, State};
 use crate::hypervisor::fake::FakeHypervisor;
+use crate::hypervisor::guest::{GuestHost, GuestOptions, SpiceServer};
 use crate::hypervisor::libvirt::{Libvirt, LibvirtOptions};
-use crate::hypervisor::{Hypervisor, HypervisorError};
+use crate::hypervisor::spec::SpiceOptions;
+use crate::hypervisor::{HostInfo, Hypervisor, HypervisorError};
 use crate::images::source::{FilePolicy, StandaloneSource};
 use crate::images::store::{HostImages, StoreOptions};
 use crate::images::{ImageError, Images};
+use crate::model::object::{NameError, NameTemplate};
 use crate::network::NetworkError;
 use crate::network::standalone::StandaloneNetwork;
 use crate::records::sqlite::{OpenError, SqliteRecords};
@@ -39,6 +43,7 @@ use crate::rpc::watchdog::Watchdog;
 use crate::service::{ServiceManager, Signals};
 use crate::telemetry::{Chain, Telemetry};
 use crate::workflow::journal::JournalError;
+use crate::workflow::serial_ports::SerialPorts;
 use crate::workflow::sqlite::SqliteJournal;
 use crate::workflow::{Backends, ConsoleSettings, Settings};
 
@@ -84,6 +89,8 @@ pub enum AgentError {
     Images(#[from] ImageError),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error("[DEFAULT] instance_name_template")]
+    NameTemplate(#[from] NameError),
     #[error(transparent)]
     Socket(#[from] LocalError),
     #[error(transparent)]
@@ -133,16 +140,16 @@ pub async fn serve(
     make_directories(&config)?;
     let journal = Arc::new(SqliteJournal::open(&config.hypernova.journal)?);
     let records = SqliteRecords::open(&config.hypernova.records, &config.default_.host)?;
-    let hypervisor = hypervisor(&config).await?;
-    let Some(node) = await_hypervisor(hypervisor.as_ref(), &manager, &stop).await else {
+    let Some(connected) = await_hypervisor(&config, &manager, &stop).await? else {
         return Ok(());
     };
+    let hypervisor = connected.hypervisor.clone();
     let backends = Backends {
         hypervisor: hypervisor.clone(),
         images: images(&config)?,
         network: Arc::new(StandaloneNetwork::new(config.hypernova.default_network.as_str())?),
         records: Arc::new(records.clone()),
-        settings: Arc::new(settings(&config, node)?),
+        settings: Arc::new(settings(&config, &connected.host, connected.guest_host.clone())?),
     };
     let metrics = Arc::new(Metrics::new());
     let builds = match config.default_.max_concurrent_builds {
@@ -231,30 +238,88 @@ pub async fn serve(
     Ok(())
 }
 
+/// A hypervisor that has answered, and what it says of the host.
+struct Connected {
+    hypervisor: Arc<dyn Hypervisor>,
+    host: HostInfo,
+    guest_host: GuestHost,
+}
+
 /// Waits for libvirt, for as long as it takes: the node's name comes from there. `None`: told to
 /// stop meanwhile.
 async fn await_hypervisor(
-    hypervisor: &dyn Hypervisor,
+    config: &Config,
     manager: &ServiceManager,
     stop: &CancellationToken,
-) -> Option<String> {
+) -> Result<Option<Connected>, AgentError> {
     let mut pause = Duration::from_millis(200);
     loop {
-        match hypervisor.host_info().await {
-            Ok(info) => {
-                info!(node = info.node, version = info.hypervisor_version, "hypervisor connected");
-                return Some(info.node);
+        match connect(config).await {
+            Ok(connected) => {
+                let HostInfo { node, hypervisor_version, .. } = &connected.host;
+                info!(node, version = hypervisor_version, "hypervisor connected");
+                return Ok(Some(connected));
             }
-            Err(error) => {
+            Err(AgentError::Hypervisor(error)) => {
                 manager.status("waiting for libvirt");
                 warn!(error = %Chain(&error), "waiting for the hypervisor");
             }
+            Err(error) => return Err(error),
         }
         tokio::select! {
-            () = stop.cancelled() => return None,
+            () = stop.cancelled() => return Ok(None),
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
         }
     }
+}
+
+async fn connect(config: &Config) -> Result<Connected, AgentError> {
+    if config.default_.compute_driver.starts_with("fake") {
+        let hypervisor = Arc::new(FakeHypervisor::new(&config.default_.host));
+        let host = hypervisor.host_info().await?;
+        let guest_host = guest_host(&host);
+        return Ok(Connected { hypervisor, host, guest_host });
+    }
+    let libvirt = Libvirt::open(libvirt_options(config)?).await?;
+    let host = libvirt.host_info().await?;
+    let virt_type = config.libvirt.virt_type.as_str();
+    let mut guest_host = guest_host(&host);
+    guest_host.machines = libvirt.capabilities().await?.machines(&host.architecture);
+    // A host that can't say what its machines offer runs BIOS guests all the same.
+    match libvirt.domain_capabilities(&host.architecture, None, virt_type).await {
+        Ok(offers) => {
+            guest_host.supports_uefi = offers.firmware.iter().any(|kind| kind == "efi");
+            guest_host.supports_secure_boot = offers.secure_boot;
+        }
+        Err(error) => warn!(error = %Chain(&error), "no domain capabilities: BIOS guests only"),
+    }
+    Ok(Connected { hypervisor: Arc::new(libvirt), host, guest_host })
+}
+
+fn guest_host(host: &HostInfo) -> GuestHost {
+    let machine_id = std::fs::read_to_string("/etc/machine-id").ok();
+    let machine_id = machine_id.and_then(|text| uuid::Uuid::parse_str(text.trim()).ok());
+    GuestHost {
+        architecture: host.architecture.clone(),
+        hardware_uuid: host.uuid.map(|uuid| uuid.to_string()),
+        machine_id: machine_id.map(|id| id.to_string()),
+        cpu_control: has_cpu_controller(),
+        ..GuestHost::default()
+    }
+}
+
+/// Whether guests' CPU time can be limited: cgroup 2's controller, or cgroup 1's mount.
+/// nova: virt/libvirt/host.py, is_cpu_control_policy_capable
+fn has_cpu_controller() -> bool {
+    let words = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let unified = words("/sys/fs/cgroup/cgroup.controllers");
+    let mounts = words("/proc/self/mounts");
+    let mounted = mounts.lines().any(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        matches!(fields.as_slice(), [_, _, "cgroup", options, ..]
+            if options.split(',').any(|option| option == "cpu"))
+    });
+    unified.split_whitespace().any(|controller| controller == "cpu") || mounted
 }
 
 fn make_directories(config: &Config) -> Result<(), AgentError> {
@@ -268,13 +333,6 @@ fn make_directories(config: &Config) -> Result<(), AgentError> {
         std::fs::create_dir_all(directory).map_err(fail(directory))?;
     }
     Ok(())
-}
-
-async fn hypervisor(config: &Config) -> Result<Arc<dyn Hypervisor>, AgentError> {
-    if config.default_.compute_driver.starts_with("fake") {
-        return Ok(Arc::new(FakeHypervisor::new(&config.default_.host)));
-    }
-    Ok(Arc::new(Libvirt::open(libvirt_options(config)?).await?))
 }
 
 /// # Errors
@@ -296,8 +354,7 @@ fn images(config: &Config) -> Result<Arc<dyn Images>, AgentError> {
     options.force_raw_images = config.default_.force_raw_images;
     options.images_type = config.libvirt.images_type.as_str().to_owned();
     options.use_cow_images = config.default_.use_cow_images;
-    options.preallocate_space =
-        config.default_.preallocate_images == crate::config::default::Preallocate::Space;
+    options.preallocate_space = preallocates(config);
     options.mkisofs_cmd = config.default_.mkisofs_cmd.clone();
     options.vmdk_allowed_types = config.compute.vmdk_allowed_types.clone();
     let policy = FilePolicy::Under(config.hypernova.image_directories.clone());
@@ -305,12 +362,27 @@ fn images(config: &Config) -> Result<Arc<dyn Images>, AgentError> {
     Ok(Arc::new(HostImages::new(options, Arc::new(source))?))
 }
 
-fn settings(config: &Config, node: String) -> Result<Settings, AgentError> {
+/// The settings of an agent on a host like this one, without asking its hypervisor.
+///
+/// # Errors
+/// [`AgentError::NameTemplate`].
+pub fn preview_settings(config: &Config) -> Result<Settings, AgentError> {
+    let architecture = std::env::consts::ARCH.to_owned();
+    let host = HostInfo { architecture, ..HostInfo::default() };
+    settings(config, &host, guest_host(&host))
+}
+
+fn settings(
+    config: &Config,
+    host: &HostInfo,
+    guest_host: GuestHost,
+) -> Result<Settings, AgentError> {
+    let serial = &config.serial_console;
     Ok(Settings {
         host: config.default_.host.clone(),
-        node,
+        node: host.node.clone(),
         virt_type: config.libvirt.virt_type.as_str().to_owned(),
-        instance_name_template: config.default_.instance_name_template.clone(),
+        name_template: NameTemplate::parse(&config.default_.instance_name_template)?,
         force_config_drive: config.default_.force_config_drive,
         dhcp_domain: config.api.dhcp_domain.clone(),
         shutdown_timeout: config.default_.shutdown_timeout,
@@ -318,13 +390,77 @@ fn settings(config: &Config, node: String) -> Result<Settings, AgentError> {
         soft_reboot_timeout: config.libvirt.wait_soft_reboot_seconds,
         state_timeout: config.hypernova.domain_state_timeout,
         save_timeout: config.hypernova.managed_save_timeout,
-        guest: crate::hypervisor::guest::GuestOptions,
+        guest: guest_options(config),
+        guest_host,
+        preallocate_space: preallocates(config),
+        serial_ports: serial.enabled.then(|| {
+            let range = serial.port_range.0.clone();
+            Arc::new(SerialPorts::new(&serial.proxyclient_address, range))
+        }),
         console: ConsoleSettings {
             vnc_enabled: config.vnc.enabled,
             vnc_proxyclient_address: config.vnc.server_proxyclient_address.clone(),
             serial_enabled: config.serial_console.enabled,
         },
     })
+}
+
+fn preallocates(config: &Config) -> bool {
+    config.default_.preallocate_images == Preallocate::Space
+}
+
+/// What of the configuration shapes a domain.
+pub fn guest_options(config: &Config) -> GuestOptions {
+    let (libvirt, spice) = (&config.libvirt, &config.spice);
+    GuestOptions {
+        virt_type: libvirt.virt_type.as_str().to_owned(),
+        cpu_mode: libvirt.cpu_mode.map(|mode| mode.as_str().to_owned()),
+        cpu_models: libvirt.cpu_models.clone(),
+        cpu_model_extra_flags: libvirt.cpu_model_extra_flags.clone(),
+        hw_machine_type: libvirt.hw_machine_type.clone().unwrap_or_default(),
+        disk_cachemodes: libvirt.disk_cachemodes.clone(),
+        hw_disk_discard: libvirt.hw_disk_discard.map(|discard| discard.as_str().to_owned()),
+        disk_prefix: libvirt.disk_prefix.clone(),
+        num_pcie_ports: libvirt.num_pcie_ports,
+        mem_stats_period_seconds: u32::try_from(libvirt.mem_stats_period_seconds).unwrap_or(0),
+        rng_dev_path: libvirt.rng_dev_path.clone(),
+        sysinfo_serial: libvirt.sysinfo_serial.as_str().to_owned(),
+        rx_queue_size: libvirt.rx_queue_size,
+        max_queues: libvirt.max_queues,
+        direct_io: takes_direct_io(&config.default_.instances_path),
+        disable_apic: config.workarounds.libvirt_disable_apic,
+        cpu_shared_set: config.compute.cpu_shared_set.clone(),
+        config_drive_format: config.default_.config_drive_format.as_str().to_owned(),
+        pointer_model: Some(config.default_.pointer_model.as_str().to_owned()),
+        vnc_listen: config.vnc.enabled.then(|| config.vnc.server_listen.clone()),
+        spice: spice.enabled.then(|| SpiceServer {
+            listen: spice.server_listen.clone(),
+            agent_enabled: spice.agent_enabled,
+            options: SpiceOptions {
+                image_compression: spice.image_compression.map(|c| c.as_str().to_owned()),
+                jpeg_compression: spice.jpeg_compression.map(|c| c.as_str().to_owned()),
+                zlib_compression: spice.zlib_compression.map(|c| c.as_str().to_owned()),
+                playback_compression: spice.playback_compression,
+                streaming_mode: spice.streaming_mode.map(|mode| mode.as_str().to_owned()),
+                require_secure: spice.require_secure,
+            },
+        }),
+        serial_console_address: config
+            .serial_console
+            .enabled
+            .then(|| config.serial_console.proxyclient_address.clone()),
+        ..GuestOptions::default()
+    }
+}
+
+/// Whether files below `directory` can be opened past the page cache; disks are cached by the host
+/// where they can't. nova: privsep/utils.py, supports_direct_io
+fn takes_direct_io(directory: &std::path::Path) -> bool {
+    use std::os::unix::fs::OpenOptionsExt;
+    let Ok(probe) = tempfile::NamedTempFile::new_in(directory) else { return true };
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).custom_flags(libc::O_DIRECT);
+    options.open(probe.path()).is_ok()
 }
 
 /// The bus as configured; `None` when `transport_url` isn't set, and only the socket is served.
@@ -396,7 +532,7 @@ async fn look_after(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        health.set(Component::Libvirt, state(hypervisor.host_info().await.map(drop)));
+        health.set(Component::Libvirt, state(hypervisor.domain(uuid::Uuid::nil()).await.map(drop)));
         health.set(Component::Journal, state(journal.check().await));
         if let Some(bus) = &bus {
             let consuming = bus.borrow().since.is_some();

@@ -18,6 +18,7 @@ use crate::cli::{ConfigArgs, Daemon};
 use crate::config::hypernova::ControlPlane;
 use crate::config::{Config, ConfigError};
 use crate::model::context::RequestContext;
+use crate::network::standalone::StandaloneNetwork;
 use crate::rpc::client::{CallError, Target, Wait};
 use crate::rpc::local::LocalClient;
 use crate::telemetry::{Chain, Settings, Telemetry};
@@ -100,7 +101,13 @@ impl Daemon for Program {
         let failure = |class: &str, message: String| CallFailure::new(class, message);
         let config = Config::load(&config.sources())
             .map_err(|error| failure("ConfigError", Chain(&error).to_string()))?;
-        crate::rpc::preview::xml(&config, build)
+        let settings = agent::preview_settings(&config)
+            .map_err(|error| failure("AgentError", Chain(&error).to_string()))?;
+        let network = StandaloneNetwork::new(config.hypernova.default_network.as_str())
+            .map_err(|error| failure("NetworkError", Chain(&error).to_string()))?;
+        let instances_path = &config.default_.instances_path;
+        crate::rpc::preview::xml(&settings, instances_path, &network, build)
+            .await
             .map_err(|fault| failure(&fault.class, fault.message.clone()))
     }
 

@@ -84,8 +84,14 @@ mod tests {
                 value: (*value).into(),
             })
             .collect();
-        let image =
-            ImageRequest { id: "i".into(), url: None, disk_format: None, checksums, size: None, any_file: false };
+        let image = ImageRequest {
+            id: "i".into(),
+            url: None,
+            disk_format: None,
+            checksums,
+            size: None,
+            any_file: false,
+        };
         let mut verifier = Verifier::new(&image)?;
         verifier.update(b"forgotten");
         verifier.restart();

@@ -304,7 +304,14 @@ mod tests {
     use super::*;
 
     fn image() -> ImageRequest {
-        ImageRequest { id: "i".into(), url: None, disk_format: None, checksums: vec![], size: None, any_file: false }
+        ImageRequest {
+            id: "i".into(),
+            url: None,
+            disk_format: None,
+            checksums: vec![],
+            size: None,
+            any_file: false,
+        }
     }
 
     #[tokio::test]

@@ -104,7 +104,7 @@ pub fn records_fault(error: &RecordsError) -> Fault {
     }
 }
 
-fn step_fault(error: &StepError) -> Fault {
+pub fn step_fault(error: &StepError) -> Fault {
     let message = Chain(error).to_string();
     match error {
         StepError::Hypervisor(error) => hypervisor_fault(error),
@@ -113,7 +113,11 @@ fn step_fault(error: &StepError) -> Fault {
         StepError::Records(error) => records_fault(error),
         StepError::Object(error) => object_fault(error),
         StepError::NoRandom => Fault::nova("NovaException", message),
-        StepError::Guest(_) | StepError::NotSupported(_) | StepError::BadUserData => Fault::nova("InvalidInput", message),
+        StepError::Guest(error) => Fault::nova(error.exception(), message),
+        StepError::NoSerialPort => Fault::nova("SocketPortRangeExhaustedException", message),
+        StepError::Name(_) | StepError::NotSupported(_) | StepError::BadUserData => {
+            Fault::nova("InvalidInput", message)
+        }
         StepError::Cancelled => Fault::nova("UnexpectedDeletingTaskStateError", message),
         StepError::NoDisk(_) => Fault::nova("InstanceUnacceptable", message),
         StepError::NotThere { .. } => Fault::nova("NovaException", message),

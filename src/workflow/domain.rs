@@ -1,15 +1,23 @@
 //! From an instance's record to its domain: what spawn, power on and hard reboot have in common.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backends, StepError, StepResult};
-use crate::hypervisor::guest::{self, GuestInput};
-use crate::hypervisor::spec::DomainSpec;
+use super::{Backends, Settings, StepError, StepResult};
+use crate::hypervisor::guest::{
+    self, DiskRole, GuestDisk, GuestImage, GuestInput, GuestKernel, GuestVif, serial_port_count,
+};
+use crate::hypervisor::spec::{DomainSpec, FlavorMetadata, InterfaceSource, PortMetadata};
 use crate::images::Disk;
 use crate::model::object::{ImageMeta, Instance, InstanceInfoCache};
-use crate::network::{Vif, info_cache};
+use crate::model::time::Timestamp;
+use crate::network::{Vif, VifSource, info_cache};
+
+/// The nova release whose domain XML this is: in the metadata and the SMBIOS tables, where nova's
+/// own tools and guests look for it.
+pub const NOVA_VERSION: &str = "33.0.2";
 
 /// The disks and boot files of a guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,106 +100,130 @@ pub async fn define_with(
     vifs: &[Vif],
     on: &Backends,
 ) -> StepResult {
-    let spec = spec(instance, image, disks, vifs, on).await?;
+    let log = on.images.console_log(instance.uuid()?);
+    let spec = spec(instance, image, disks, vifs, &on.settings, log)?;
     Ok(on.hypervisor.define(&spec).await?)
 }
 
-async fn spec(
+/// Decides what the domain is made of. Looks at nothing but its arguments and the settings, apart
+/// from the ports of serial consoles, which are taken here.
+///
+/// # Errors
+/// `Guest` for what this host, or any, can't run; `NoSerialPort`.
+pub fn spec(
     instance: &Instance,
-    _image: &ImageMeta,
+    image: &ImageMeta,
     disks: &GuestDisks,
     vifs: &[Vif],
-    on: &Backends,
+    settings: &Settings,
+    console_log: PathBuf,
 ) -> Result<DomainSpec, StepError> {
-    use crate::hypervisor::spec::*;
     let uuid = instance.uuid()?;
-    let flavor = instance.flavor()?;
-    let template = crate::model::object::NameTemplate::parse(&on.settings.instance_name_template)
-        .expect("tmp");
-    let mut all = Vec::new();
-    for (i, d) in disks.root.iter().chain(&disks.config_drive).enumerate() {
-        all.push(DiskSpec {
-            path: d.path.clone(),
-            device: if i == 0 { "disk".into() } else { "cdrom".into() },
-            format: d.format.clone(),
-            cache: "none".into(),
-            io: None,
-            discard: None,
-            target: if i == 0 { "vda".into() } else { "hda".into() },
-            bus: if i == 0 { "virtio".into() } else { "ide".into() },
-            serial: None,
-            iotune: vec![],
-            scsi_unit: None,
-            boot_order: None,
-        });
-    }
-    Ok(DomainSpec {
+    let flavor = flavor(instance)?;
+    let properties: BTreeMap<String, String> = image
+        .properties()
+        .field_texts()
+        .into_iter()
+        .map(|(name, text)| (name.to_owned(), text))
+        .collect();
+    let serial_ports = match &settings.serial_ports {
+        None => Vec::new(),
+        Some(ports) => {
+            let count = serial_port_count(&flavor.extra_specs, &properties)?;
+            ports.take(uuid, count as usize).ok_or(StepError::NoSerialPort)?
+        }
+    };
+    let input = GuestInput {
         uuid,
-        name: instance.name(&template).expect("tmp"),
-        virt_type: "qemu".into(),
-        memory_kib: flavor.memory_mib()? * 1024,
-        vcpus: flavor.vcpus()? as u32,
-        cpuset: None,
-        metadata: NovaMetadata {
-            package_version: "33.0.2".into(),
-            name: "x".into(),
-            creation_time: "2026-11-20 23:06:06".into(),
-            ..Default::default()
+        name: instance.name(&settings.name_template)?,
+        display_name: instance.display_name.value().cloned().unwrap_or_default(),
+        creation_time: Timestamp::now().to_string().replace(['T', 'Z'], " ").trim_end().to_owned(),
+        package_version: NOVA_VERSION.to_owned(),
+        flavor,
+        image: GuestImage {
+            id: instance.image_ref().map(str::to_owned),
+            container_format: image.container_format.get().cloned(),
+            disk_format: image.disk_format.get().cloned(),
+            min_disk_gib: count(image.min_disk.get()),
+            min_ram_mib: count(image.min_ram.get()),
+            properties,
         },
-        sysinfo: SysInfo {
-            manufacturer: "OpenStack Foundation".into(),
-            product: "OpenStack Nova".into(),
-            version: "33.0.2".into(),
-            serial: Some(uuid.to_string()),
-            uuid: uuid.to_string(),
-            family: "Virtual Machine".into(),
-        },
-        os: OsSpec {
-            architecture: "x86_64".into(),
-            machine: Some("pc".into()),
-            boot_devices: vec!["hd".into()],
-            boot_menu: false,
-            direct_kernel: None,
-            firmware: None,
-            smbios_from_sysinfo: true,
-        },
-        features: Features { acpi: true, apic: true, vmcoreinfo: true, ..Default::default() },
-        clock: Clock { offset: "utc".into(), ..Default::default() },
-        cpu: CpuSpec { sockets: 1, cores: 1, threads: 1, ..Default::default() },
-        disks: all,
-        interfaces: vifs
-            .iter()
-            .map(|v| InterfaceSpec {
-                source: InterfaceSource::User,
-                mac_address: v.mac_address.clone(),
-                model: "virtio".into(),
-                mtu: None,
-                target: None,
-                driver: None,
-                queues: None,
-                rx_queue_size: None,
-                packed: false,
-                unmanaged_target: false,
-                bandwidth: None,
-            })
-            .collect(),
-        serials: vec![SerialSpec::Pty { log: Some(on.images.console_log(uuid)) }],
-        graphics: vec![GraphicsSpec::Vnc { listen: "127.0.0.1".into() }],
-        video: None,
-        inputs: vec![],
-        rng: None,
-        watchdog_action: None,
-        balloon_stats_period_s: 10,
-        guest_agent_socket: None,
-        scsi_model: None,
-        pcie_root_ports: 0,
-        cpu_shares: None,
-        cpu_period: None,
-        cpu_quota: None,
-        iothreads: true,
-        usb_model: None,
-        spice_agent: false,
-        sound_model: None,
-        redirected_usb_ports: 0,
+        os_type: instance.os_type.value().cloned(),
+        user: owner(instance, instance.user_id.value(), "owner_user_name"),
+        project: owner(instance, instance.project_id.value(), "owner_project_name"),
+        disks: guest_disks(disks, settings),
+        kernel: disks
+            .kernel
+            .clone()
+            .map(|kernel| GuestKernel { kernel, ramdisk: disks.ramdisk.clone() }),
+        vifs: vifs.iter().map(guest_vif).collect(),
+        console_log: Some(console_log),
+        serial_ports,
+        firmware: None,
+        options: settings.guest.clone(),
+        host: settings.guest_host.clone(),
+    };
+    Ok(guest::domain_spec(&input)?)
+}
+
+fn flavor(instance: &Instance) -> Result<FlavorMetadata, StepError> {
+    let flavor = instance.flavor()?;
+    let specs = flavor.extra_specs.get().cloned().unwrap_or_default();
+    Ok(FlavorMetadata {
+        id: flavor.flavorid.get().cloned().unwrap_or_default(),
+        name: flavor.name.value().cloned().unwrap_or_default(),
+        memory_mib: flavor.memory_mib()?,
+        disk_gib: flavor.root_gib()?,
+        swap_mib: flavor.swap_mib()?,
+        ephemeral_gib: flavor.ephemeral_gib()?,
+        vcpus: flavor.vcpus()?,
+        extra_specs: specs.into_iter().collect(),
     })
+}
+
+/// (id, name) of a user or project; the name is in the system metadata, if anywhere.
+fn owner(instance: &Instance, id: Option<&String>, name: &str) -> Option<(String, String)> {
+    let id = id?.clone();
+    let name = instance.system_metadata(name).map(str::to_owned);
+    Some((id.clone(), name.unwrap_or(id)))
+}
+
+fn guest_disks(disks: &GuestDisks, settings: &Settings) -> Vec<GuestDisk> {
+    // nova: virt/libvirt/imagebackend.py, `driver_io`: native once the space is there.
+    let io = settings.preallocate_space.then(|| "native".to_owned());
+    let disk = |role, disk: &Disk, io| GuestDisk {
+        role,
+        path: disk.path.clone(),
+        format: disk.format.clone(),
+        io,
+        device_name: None,
+        bus: None,
+    };
+    let root = disks.root.iter().map(|root| disk(DiskRole::Root, root, io.clone()));
+    let drive = disks.config_drive.iter().map(|drive| disk(DiskRole::ConfigDrive, drive, None));
+    root.chain(drive).collect()
+}
+
+fn guest_vif(vif: &Vif) -> GuestVif {
+    let source = match &vif.source {
+        VifSource::Bridge { bridge } => {
+            InterfaceSource::Bridge { bridge: bridge.clone(), ovs_port: None }
+        }
+        VifSource::Network { network } => InterfaceSource::Network { network: network.clone() },
+        VifSource::User => InterfaceSource::User,
+    };
+    // User mode has no device on the host.
+    let target = (vif.source != VifSource::User).then(|| vif.device.clone());
+    GuestVif {
+        source,
+        mac_address: vif.mac_address.clone(),
+        mtu: vif.mtu,
+        target,
+        unmanaged_target: false,
+        port: PortMetadata { uuid: vif.port_id.to_string(), ips: Vec::new() },
+    }
+}
+
+fn count(value: Option<&i64>) -> u64 {
+    value.and_then(|value| u64::try_from(*value).ok()).unwrap_or(0)
 }

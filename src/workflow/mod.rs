@@ -11,13 +11,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hypervisor::guest::{GuestError, GuestOptions};
+use crate::hypervisor::guest::{GuestError, GuestHost, GuestOptions};
 use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::images::{ImageError, Images};
 use crate::model::class::Class;
-use crate::model::object::ObjectError;
+use crate::model::object::{NameError, NameTemplate, ObjectError};
 use crate::network::{Network, NetworkError};
 use crate::records::{Records, RecordsError};
+use serial_ports::SerialPorts;
 
 pub mod any;
 pub mod board;
@@ -32,6 +33,7 @@ pub mod power_on;
 pub mod reboot;
 pub mod resume;
 pub mod seal;
+pub mod serial_ports;
 pub mod spawn;
 pub mod sqlite;
 pub mod suspend;
@@ -61,7 +63,7 @@ impl Settings {
             host: "host1".to_owned(),
             node: "node1".to_owned(),
             virt_type: "qemu".to_owned(),
-            instance_name_template: "instance-%08x".to_owned(),
+            name_template: NameTemplate::parse("instance-%08x").unwrap(),
             force_config_drive: false,
             dhcp_domain: "novalocal".to_owned(),
             shutdown_timeout: Duration::from_secs(60),
@@ -69,7 +71,10 @@ impl Settings {
             soft_reboot_timeout: Duration::from_secs(120),
             state_timeout: Duration::from_secs(60),
             save_timeout: Duration::from_secs(1800),
-            guest: GuestOptions,
+            guest: GuestOptions::default(),
+            guest_host: GuestHost { architecture: "x86_64".to_owned(), ..GuestHost::default() },
+            preallocate_space: false,
+            serial_ports: None,
             console: ConsoleSettings {
                 vnc_enabled: true,
                 vnc_proxyclient_address: "127.0.0.1".to_owned(),
@@ -88,7 +93,7 @@ pub struct Settings {
     pub node: String,
     /// `[libvirt] virt_type`
     pub virt_type: String,
-    pub instance_name_template: String,
+    pub name_template: NameTemplate,
     pub force_config_drive: bool,
     /// `[api] dhcp_domain`
     pub dhcp_domain: String,
@@ -103,6 +108,11 @@ pub struct Settings {
     /// How long saving a guest's memory may take.
     pub save_timeout: Duration,
     pub guest: GuestOptions,
+    pub guest_host: GuestHost,
+    /// `[DEFAULT] preallocate_images = space`
+    pub preallocate_space: bool,
+    /// `None`: serial consoles are pseudo-terminals.
+    pub serial_ports: Option<Arc<SerialPorts>>,
     pub console: ConsoleSettings,
 }
 
@@ -131,6 +141,11 @@ pub enum StepError {
     Guest(#[from] GuestError),
     #[error("the request's instance is incomplete")]
     Object(#[from] ObjectError),
+    #[error("the instance has no name for its domain")]
+    Name(#[from] NameError),
+    /// nova: SocketPortRangeExhaustedException
+    #[error("no port is free in [serial_console] port_range")]
+    NoSerialPort,
     /// A delete arrived: the workflow stops between two steps and is undone.
     #[error("given up, because the instance is being deleted")]
     Cancelled,
@@ -158,14 +173,15 @@ impl StepError {
             Self::Image(e) => e.class(),
             Self::Network(e) => e.class(),
             Self::Records(e) => e.class(),
-            Self::Guest(_)
-            | Self::Object(_)
+            Self::Guest(e) => e.class(),
+            Self::Object(_)
+            | Self::Name(_)
             | Self::Cancelled
             | Self::NotSupported(_)
             | Self::BadUserData
             | Self::NoDisk(_)
             | Self::AlreadyThere { .. } => Class::Refused,
-            Self::NotThere { .. } | Self::NoRandom => Class::Reschedule,
+            Self::NotThere { .. } | Self::NoRandom | Self::NoSerialPort => Class::Reschedule,
         }
     }
 }

@@ -7,14 +7,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config_drive;
+use std::path::Path;
+
 use super::domain::{GuestDisks, define_with, place_vifs};
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, await_running, cut_power, expecting, now, place_here};
+use super::{Settings, config_drive, domain};
 use super::{StepError, StepResult};
 use crate::hypervisor::StartOptions;
+use crate::hypervisor::spec::DomainSpec;
 use crate::images::cache::check_fits;
-use crate::images::{CachedImage, ImageRequest};
+use crate::images::{CachedImage, Disk, ImageRequest};
 use crate::model::object::ImageMeta;
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
@@ -71,6 +74,38 @@ impl Spawn {
     async fn enter(&mut self, task: TaskState, stage: &Stage<'_>) -> StepResult {
         self.subject.instance.task_state.set(Some(task));
         Ok(stage.on.records.save(stage.context, &mut self.subject.instance, building()).await?)
+    }
+
+    /// The domain that this build would define: with the paths it would use, and the network as
+    /// it is asked for. Nothing is made.
+    ///
+    /// # Errors
+    /// What `DefineDomain` would fail with.
+    pub fn preview(
+        &self,
+        settings: &Settings,
+        directory: &Path,
+        vifs: &[Vif],
+    ) -> Result<DomainSpec, StepError> {
+        self.check_supported()?;
+        let (instance, image) = (&self.subject.instance, &self.build.image_meta);
+        let disk = |name: &str, format: &str| Disk {
+            path: directory.join(name),
+            format: format.to_owned(),
+        };
+        let wants_drive = config_drive::is_wanted(instance, image, settings);
+        let disks = GuestDisks {
+            root: Some(disk("disk", "qcow2")),
+            config_drive: wants_drive.then(|| disk("disk.config", "raw")),
+            kernel: self.build.kernel.as_ref().map(|_| directory.join("kernel")),
+            ramdisk: self.build.ramdisk.as_ref().map(|_| directory.join("ramdisk")),
+        };
+        let log = directory.join("console.log");
+        domain::spec(instance, image, &disks, vifs, settings, log)
+    }
+
+    pub fn networks(&self) -> &[RequestedNetwork] {
+        &self.build.networks
     }
 
     fn root_gib(&self) -> u64 {

@@ -54,7 +54,11 @@ impl Workflow for Terminate {
                 Ok(on.records.save(stage.context, instance, Expected::Any).await?)
             }
             Step::CutPower => cut_power(on, uuid).await,
-            Step::UndefineDomain => Ok(on.hypervisor.undefine(uuid).await?),
+            Step::UndefineDomain => {
+                on.hypervisor.undefine(uuid).await?;
+                on.settings.serial_ports.iter().for_each(|ports| ports.release(uuid));
+                Ok(())
+            }
             Step::UnplugVifs => {
                 for vif in vifs(&self.subject.instance) {
                     on.network.unplug(uuid, &vif).await?;
