@@ -42,13 +42,14 @@ async fn serve(url: &str) {
     let dispatcher = Dispatcher::new("compute", Vec::new(), false);
     while let Some(incoming) = requests.recv().await {
         let route = dispatcher.route(&incoming.request);
-        incoming.ack.accept().await;
         if let Some(reply) = incoming.reply {
             reply.send(route.map(|route| match route {
                 Route::Answer(answer) => answer,
                 Route::Endpoint(_) => unreachable!("there is none"),
             }));
         }
+        // As the agent does: nobody waits for another one's acknowledgement.
+        tokio::spawn(incoming.ack.accept());
     }
 }
 

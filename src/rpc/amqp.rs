@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions,
@@ -294,15 +294,24 @@ async fn read_requests(
 
 async fn read_replies(mut consumer: Consumer, inbox: Arc<Inbox>) -> Read {
     loop {
-        match consumer.next().await {
-            Some(Ok(delivery)) => {
-                if let Err(error) = delivery.acker.ack(BasicAckOptions::default()).await {
-                    return Read::Lost(error.to_string());
+        // All that are there are acknowledged at once: the channel carries nothing else.
+        let mut next = consumer.next().await;
+        let last = loop {
+            let acker = match next {
+                Some(Ok(delivery)) => {
+                    inbox.take(&delivery.data);
+                    delivery.acker
                 }
-                inbox.take(&delivery.data);
+                Some(Err(error)) => return Read::Lost(error.to_string()),
+                None => return Read::Lost("the reply queue is gone".into()),
+            };
+            match consumer.next().now_or_never() {
+                Some(more) => next = more,
+                None => break acker,
             }
-            Some(Err(error)) => return Read::Lost(error.to_string()),
-            None => return Read::Lost("the reply queue is gone".into()),
+        };
+        if let Err(error) = last.ack(BasicAckOptions { multiple: true }).await {
+            return Read::Lost(error.to_string());
         }
     }
 }
