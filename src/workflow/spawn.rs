@@ -88,7 +88,10 @@ impl Spawn {
         vifs: &[Vif],
     ) -> Result<DomainSpec, StepError> {
         self.check_supported()?;
-        let (instance, image) = (&self.subject.instance, &self.build.image_meta);
+        let mut instance = self.subject.instance.clone();
+        // The record gives the number that its domain is named by.
+        instance.id.load(Some(instance.id.get().copied().unwrap_or(0)));
+        let (instance, image) = (&instance, &self.build.image_meta);
         let disk = |name: &str, format: &str| Disk {
             path: directory.join(name),
             format: format.to_owned(),

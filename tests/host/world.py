@@ -88,6 +88,10 @@ class ImageServer:
         self.requests.clear()
 
 
+# nova: compute/power_state.py
+POWER_STATES = {"pending": 0, "running": 1, "paused": 3, "shutdown": 4, "crashed": 6, "suspended": 7}
+
+
 class World:
     def __init__(self):
         self.directory = os.environ["D"]
@@ -216,7 +220,12 @@ class World:
             record = json.loads(text)
         except ValueError:
             return None
-        return record if isinstance(record, dict) and "vm_state" in record else None
+        if not isinstance(record, dict) or "instance" not in record:
+            return None
+        shown = record["instance"]
+        # The command shows names where nova's objects have numbers.
+        shown["power_state"] = POWER_STATES.get(shown.get("power_state"), 0)
+        return shown
 
     def domains(self):
         """{uuid: name} of libvirt's domains, running or not."""
