@@ -1,9 +1,11 @@
 //! One suite over every hypervisor: the fake, libvirt's `test:///default` inside this process, and
-//! QEMU where `qemu:///system` answers. What the fake promises is so what libvirt does.
+//! QEMU under a libvirtd of the test's own. What the fake promises is so what libvirt does.
 //!
 //! Domains have UUIDs and names of their own and are taken away at the end, also of a failed test.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod hypervisor_daemon;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use hypernova::hypervisor::spec::*;
 use hypernova::hypervisor::{DomainEvent, Hypervisor, HypervisorError, StartOptions};
 use hypernova::model::class::Class;
 use hypernova::model::state::PowerState;
+use hypervisor_daemon::Daemon;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
@@ -30,36 +33,70 @@ struct Subject {
     is_exact: bool,
 }
 
-async fn subjects() -> Vec<Subject> {
-    let mut subjects = vec![Subject {
+/// Every claim of the contract, in turn.
+async fn keeps_the_contract(subject: &Subject) {
+    macro_rules! claims {
+        ($($claim:ident),* $(,)?) => { $(
+            eprintln!("{}: {}", subject.name, stringify!($claim));
+            $claim(subject).await;
+        )* };
+    }
+    claims!(
+        a_domain_goes_through_its_life,
+        a_repeat_is_already_done,
+        what_is_absent_is_said_to_be,
+        a_domain_can_start_paused,
+        a_saved_domain_is_restored_by_the_next_start_unless_it_must_boot,
+        the_power_button_is_pressed_and_a_guest_that_listens_goes_off,
+        what_the_state_forbids_is_refused,
+        lists_and_counters_name_every_domain,
+        a_definition_made_while_the_domain_runs_is_the_next_boots,
+        an_undefined_domain_runs_on_and_is_gone_when_it_stops,
+        a_name_is_one_domains_only,
+        hostile_names_are_taken_as_text
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fake_keeps_the_contract() {
+    keeps_the_contract(&Subject {
         name: "fake",
         hypervisor: Arc::new(FakeHypervisor::default()),
         virt_type: "qemu",
         architecture: "x86_64",
         guests_listen: true,
         is_exact: true,
-    }];
-    let test = Libvirt::open(LibvirtOptions::new("test:///default")).await.unwrap();
-    subjects.push(Subject {
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn libvirts_test_driver_keeps_the_contract() {
+    let libvirt = Libvirt::open(LibvirtOptions::new("test:///default")).await.unwrap();
+    keeps_the_contract(&Subject {
         name: "test:///default",
-        hypervisor: Arc::new(test),
+        hypervisor: Arc::new(libvirt),
         virt_type: "test",
         architecture: "i686",
         guests_listen: true,
         is_exact: false,
-    });
-    match Libvirt::open(LibvirtOptions::new("qemu:///system")).await {
-        Ok(qemu) => subjects.push(Subject {
-            name: "qemu:///system",
-            hypervisor: Arc::new(qemu),
-            virt_type: "qemu",
-            architecture: "x86_64",
-            guests_listen: false,
-            is_exact: true,
-        }),
-        Err(error) => eprintln!("qemu:///system is left out: {error}"),
-    }
-    subjects
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn qemu_keeps_the_contract() {
+    let Some(daemon) = Daemon::start() else { return };
+    let libvirt = Libvirt::open(LibvirtOptions::new(daemon.uri())).await.unwrap();
+    keeps_the_contract(&Subject {
+        name: "qemu",
+        hypervisor: Arc::new(libvirt),
+        virt_type: "qemu",
+        architecture: "x86_64",
+        guests_listen: false,
+        is_exact: true,
+    })
+    .await;
 }
 
 impl Subject {
@@ -149,260 +186,213 @@ async fn event(
 
 const PLAIN: StartOptions = StartOptions { paused: false, force_boot: false };
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_domain_goes_through_its_life() {
-    for subject in subjects().await {
-        eprintln!("on {}", subject.name);
-        let hypervisor = &subject.hypervisor;
-        let mut events = hypervisor.events();
-        let (spec, _cleanup) = defined(&subject).await;
-        let uuid = spec.uuid;
+async fn a_domain_goes_through_its_life(subject: &Subject) {
+    let hypervisor = &subject.hypervisor;
+    let mut events = hypervisor.events();
+    let (spec, _cleanup) = defined(subject).await;
+    let uuid = spec.uuid;
 
-        let info = hypervisor.domain(uuid).await.unwrap().unwrap();
-        assert_eq!((info.name.as_str(), info.id), (spec.name.as_str(), None));
-        assert_eq!(info.power_state, PowerState::Shutdown);
-        assert!(info.nova_owned);
+    let info = hypervisor.domain(uuid).await.unwrap().unwrap();
+    assert_eq!((info.name.as_str(), info.id), (spec.name.as_str(), None));
+    assert_eq!(info.power_state, PowerState::Shutdown);
+    assert!(info.nova_owned);
 
-        hypervisor.start(uuid, PLAIN).await.unwrap();
-        event(&mut events, uuid, PowerState::Running).await;
-        let info = hypervisor.domain(uuid).await.unwrap().unwrap();
-        assert_eq!((info.power_state, info.reason.as_str()), (PowerState::Running, "booted"));
-        assert!(info.id.is_some());
+    hypervisor.start(uuid, PLAIN).await.unwrap();
+    event(&mut events, uuid, PowerState::Running).await;
+    let info = hypervisor.domain(uuid).await.unwrap().unwrap();
+    assert_eq!((info.power_state, info.reason.as_str()), (PowerState::Running, "booted"));
+    assert!(info.id.is_some());
 
-        hypervisor.pause(uuid).await.unwrap();
-        event(&mut events, uuid, PowerState::Paused).await;
-        hypervisor.pause(uuid).await.unwrap();
-        assert_eq!(power_state(&subject, uuid).await, PowerState::Paused);
-        hypervisor.unpause(uuid).await.unwrap();
-        hypervisor.unpause(uuid).await.unwrap();
-        assert_eq!(power_state(&subject, uuid).await, PowerState::Running);
+    hypervisor.pause(uuid).await.unwrap();
+    event(&mut events, uuid, PowerState::Paused).await;
+    hypervisor.pause(uuid).await.unwrap();
+    assert_eq!(power_state(subject, uuid).await, PowerState::Paused);
+    hypervisor.unpause(uuid).await.unwrap();
+    hypervisor.unpause(uuid).await.unwrap();
+    assert_eq!(power_state(subject, uuid).await, PowerState::Running);
 
-        hypervisor.destroy(uuid).await.unwrap();
-        assert_eq!(event(&mut events, uuid, PowerState::Shutdown).await.detail, "destroyed");
-        hypervisor.undefine(uuid).await.unwrap();
-        assert_eq!(hypervisor.domain(uuid).await.unwrap(), None);
-    }
+    hypervisor.destroy(uuid).await.unwrap();
+    assert_eq!(event(&mut events, uuid, PowerState::Shutdown).await.detail, "destroyed");
+    hypervisor.undefine(uuid).await.unwrap();
+    assert_eq!(hypervisor.domain(uuid).await.unwrap(), None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_repeat_is_already_done() {
-    for subject in subjects().await {
-        eprintln!("on {}", subject.name);
-        let hypervisor = &subject.hypervisor;
-        let (spec, _cleanup) = defined(&subject).await;
-        let uuid = spec.uuid;
-        hypervisor.define(&spec).await.unwrap();
-        hypervisor.start(uuid, PLAIN).await.unwrap();
-        let first = hypervisor.domain(uuid).await.unwrap().unwrap().id;
-        hypervisor.start(uuid, PLAIN).await.unwrap();
-        assert_eq!(hypervisor.domain(uuid).await.unwrap().unwrap().id, first, "not started twice");
-        hypervisor.define(&spec).await.unwrap();
-        hypervisor.destroy(uuid).await.unwrap();
-        hypervisor.destroy(uuid).await.unwrap();
-        hypervisor.drop_managed_save(uuid).await.unwrap();
-        hypervisor.undefine(uuid).await.unwrap();
-        hypervisor.undefine(uuid).await.unwrap();
-    }
+async fn a_repeat_is_already_done(subject: &Subject) {
+    let hypervisor = &subject.hypervisor;
+    let (spec, _cleanup) = defined(subject).await;
+    let uuid = spec.uuid;
+    hypervisor.define(&spec).await.unwrap();
+    hypervisor.start(uuid, PLAIN).await.unwrap();
+    let first = hypervisor.domain(uuid).await.unwrap().unwrap().id;
+    hypervisor.start(uuid, PLAIN).await.unwrap();
+    assert_eq!(hypervisor.domain(uuid).await.unwrap().unwrap().id, first, "not started twice");
+    hypervisor.define(&spec).await.unwrap();
+    hypervisor.destroy(uuid).await.unwrap();
+    hypervisor.destroy(uuid).await.unwrap();
+    hypervisor.drop_managed_save(uuid).await.unwrap();
+    hypervisor.undefine(uuid).await.unwrap();
+    hypervisor.undefine(uuid).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_absent_is_said_to_be() {
-    for subject in subjects().await {
-        eprintln!("on {}", subject.name);
-        let (hypervisor, uuid) = (&subject.hypervisor, Uuid::new_v4());
-        assert_eq!(hypervisor.domain(uuid).await.unwrap(), None);
-        let absent = |error: HypervisorError| {
-            assert!(matches!(error, HypervisorError::NoDomain(u) if u == uuid), "{error:?}");
-            assert_eq!(error.class(), Class::Absent);
-        };
-        absent(hypervisor.start(uuid, PLAIN).await.unwrap_err());
-        absent(hypervisor.destroy(uuid).await.unwrap_err());
-        absent(hypervisor.press_power_button(uuid).await.unwrap_err());
-        absent(hypervisor.pause(uuid).await.unwrap_err());
-        absent(hypervisor.domain_xml(uuid, true).await.unwrap_err());
-        absent(hypervisor.console_endpoints(uuid).await.unwrap_err());
-        absent(hypervisor.stats(uuid).await.unwrap_err());
-        absent(hypervisor.managed_save(uuid, Duration::from_secs(5)).await.unwrap_err());
-        hypervisor.undefine(uuid).await.unwrap();
-    }
+async fn what_is_absent_is_said_to_be(subject: &Subject) {
+    let (hypervisor, uuid) = (&subject.hypervisor, Uuid::new_v4());
+    assert_eq!(hypervisor.domain(uuid).await.unwrap(), None);
+    let absent = |error: HypervisorError| {
+        assert!(matches!(error, HypervisorError::NoDomain(u) if u == uuid), "{error:?}");
+        assert_eq!(error.class(), Class::Absent);
+    };
+    absent(hypervisor.start(uuid, PLAIN).await.unwrap_err());
+    absent(hypervisor.destroy(uuid).await.unwrap_err());
+    absent(hypervisor.press_power_button(uuid).await.unwrap_err());
+    absent(hypervisor.pause(uuid).await.unwrap_err());
+    absent(hypervisor.domain_xml(uuid, true).await.unwrap_err());
+    absent(hypervisor.console_endpoints(uuid).await.unwrap_err());
+    absent(hypervisor.stats(uuid).await.unwrap_err());
+    absent(hypervisor.managed_save(uuid, Duration::from_secs(5)).await.unwrap_err());
+    hypervisor.undefine(uuid).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_domain_can_start_paused() {
-    for subject in subjects().await.into_iter().filter(|subject| subject.is_exact) {
-        eprintln!("on {}", subject.name);
-        let (spec, _cleanup) = defined(&subject).await;
+async fn a_domain_can_start_paused(subject: &Subject) {
+    if subject.is_exact {
+        let (spec, _cleanup) = defined(subject).await;
         let options = StartOptions { paused: true, force_boot: false };
         subject.hypervisor.start(spec.uuid, options).await.unwrap();
-        assert_eq!(power_state(&subject, spec.uuid).await, PowerState::Paused);
+        assert_eq!(power_state(subject, spec.uuid).await, PowerState::Paused);
         subject.hypervisor.unpause(spec.uuid).await.unwrap();
-        assert_eq!(power_state(&subject, spec.uuid).await, PowerState::Running);
+        assert_eq!(power_state(subject, spec.uuid).await, PowerState::Running);
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_saved_domain_is_restored_by_the_next_start_unless_it_must_boot() {
-    for subject in subjects().await {
-        eprintln!("on {}", subject.name);
-        let hypervisor = &subject.hypervisor;
-        let (spec, _cleanup) = defined(&subject).await;
-        let uuid = spec.uuid;
-        hypervisor.start(uuid, PLAIN).await.unwrap();
-        let within = Duration::from_secs(60);
-        hypervisor.managed_save(uuid, within).await.unwrap();
-        hypervisor.managed_save(uuid, within).await.unwrap();
-        let info = hypervisor.domain(uuid).await.unwrap().unwrap();
-        assert!(info.managed_save);
-        assert_eq!((info.power_state, info.reason.as_str()), (PowerState::Shutdown, "saved"));
+async fn a_saved_domain_is_restored_by_the_next_start_unless_it_must_boot(subject: &Subject) {
+    let hypervisor = &subject.hypervisor;
+    let (spec, _cleanup) = defined(subject).await;
+    let uuid = spec.uuid;
+    hypervisor.start(uuid, PLAIN).await.unwrap();
+    let within = Duration::from_secs(60);
+    hypervisor.managed_save(uuid, within).await.unwrap();
+    hypervisor.managed_save(uuid, within).await.unwrap();
+    let info = hypervisor.domain(uuid).await.unwrap().unwrap();
+    assert!(info.managed_save);
+    assert_eq!((info.power_state, info.reason.as_str()), (PowerState::Shutdown, "saved"));
 
-        hypervisor.start(uuid, PLAIN).await.unwrap();
-        let info = hypervisor.domain(uuid).await.unwrap().unwrap();
-        assert!(!info.managed_save);
-        assert_eq!(info.reason, if subject.is_exact { "restored" } else { "booted" });
+    hypervisor.start(uuid, PLAIN).await.unwrap();
+    let info = hypervisor.domain(uuid).await.unwrap().unwrap();
+    assert!(!info.managed_save);
+    assert_eq!(info.reason, if subject.is_exact { "restored" } else { "booted" });
 
-        hypervisor.managed_save(uuid, within).await.unwrap();
-        let boot = StartOptions { paused: false, force_boot: true };
-        hypervisor.start(uuid, boot).await.unwrap();
-        let info = hypervisor.domain(uuid).await.unwrap().unwrap();
-        assert!(!info.managed_save);
-        assert_eq!(info.reason, "booted");
+    hypervisor.managed_save(uuid, within).await.unwrap();
+    let boot = StartOptions { paused: false, force_boot: true };
+    hypervisor.start(uuid, boot).await.unwrap();
+    let info = hypervisor.domain(uuid).await.unwrap().unwrap();
+    assert!(!info.managed_save);
+    assert_eq!(info.reason, "booted");
 
-        hypervisor.managed_save(uuid, within).await.unwrap();
-        hypervisor.drop_managed_save(uuid).await.unwrap();
-        assert!(!hypervisor.domain(uuid).await.unwrap().unwrap().managed_save);
-        hypervisor.start(uuid, PLAIN).await.unwrap();
-        hypervisor.managed_save(uuid, within).await.unwrap();
-        hypervisor.undefine(uuid).await.unwrap();
-        assert_eq!(hypervisor.domain(uuid).await.unwrap(), None, "with its saved memory");
-    }
+    hypervisor.managed_save(uuid, within).await.unwrap();
+    hypervisor.drop_managed_save(uuid).await.unwrap();
+    assert!(!hypervisor.domain(uuid).await.unwrap().unwrap().managed_save);
+    hypervisor.start(uuid, PLAIN).await.unwrap();
+    hypervisor.managed_save(uuid, within).await.unwrap();
+    hypervisor.undefine(uuid).await.unwrap();
+    assert_eq!(hypervisor.domain(uuid).await.unwrap(), None, "with its saved memory");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_power_button_is_pressed_and_a_guest_that_listens_goes_off() {
-    for subject in subjects().await {
-        eprintln!("on {}", subject.name);
-        let mut events = subject.hypervisor.events();
-        let (spec, _cleanup) = defined(&subject).await;
-        subject.hypervisor.start(spec.uuid, PLAIN).await.unwrap();
-        subject.hypervisor.press_power_button(spec.uuid).await.unwrap();
-        if subject.guests_listen {
-            event(&mut events, spec.uuid, PowerState::Shutdown).await;
-            assert_eq!(power_state(&subject, spec.uuid).await, PowerState::Shutdown);
-        } else {
-            assert_eq!(power_state(&subject, spec.uuid).await, PowerState::Running);
-        }
-        subject.hypervisor.destroy(spec.uuid).await.unwrap();
-        subject.hypervisor.press_power_button(spec.uuid).await.unwrap();
+async fn the_power_button_is_pressed_and_a_guest_that_listens_goes_off(subject: &Subject) {
+    let mut events = subject.hypervisor.events();
+    let (spec, _cleanup) = defined(subject).await;
+    subject.hypervisor.start(spec.uuid, PLAIN).await.unwrap();
+    subject.hypervisor.press_power_button(spec.uuid).await.unwrap();
+    if subject.guests_listen {
+        event(&mut events, spec.uuid, PowerState::Shutdown).await;
+        assert_eq!(power_state(subject, spec.uuid).await, PowerState::Shutdown);
+    } else {
+        assert_eq!(power_state(subject, spec.uuid).await, PowerState::Running);
     }
+    subject.hypervisor.destroy(spec.uuid).await.unwrap();
+    subject.hypervisor.press_power_button(spec.uuid).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_state_forbids_is_refused() {
-    for subject in subjects().await {
-        eprintln!("on {}", subject.name);
-        let hypervisor = &subject.hypervisor;
-        let (spec, _cleanup) = defined(&subject).await;
-        for error in [
-            hypervisor.pause(spec.uuid).await.unwrap_err(),
-            hypervisor.unpause(spec.uuid).await.unwrap_err(),
-            hypervisor.managed_save(spec.uuid, Duration::from_secs(5)).await.unwrap_err(),
-        ] {
-            assert!(matches!(error, HypervisorError::Refused { .. }), "{error:?}");
-            if subject.is_exact {
-                assert_eq!(error.class(), Class::Refused);
-            }
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn lists_and_counters_name_every_domain() {
-    for subject in subjects().await {
-        eprintln!("on {}", subject.name);
-        let hypervisor = &subject.hypervisor;
-        let (on, _cleanup) = defined(&subject).await;
-        let (off, _cleanup) = defined(&subject).await;
-        hypervisor.start(on.uuid, PLAIN).await.unwrap();
-        let domains = hypervisor.domains().await.unwrap();
-        for (spec, state) in [(&on, PowerState::Running), (&off, PowerState::Shutdown)] {
-            let info = domains.iter().find(|info| info.instance_uuid == spec.uuid).unwrap();
-            assert_eq!(info.power_state, state);
-            assert!(info.nova_owned);
-        }
-        let all = hypervisor.all_stats().await.unwrap();
-        for (spec, state) in [(&on, PowerState::Running), (&off, PowerState::Shutdown)] {
-            let stats = all.iter().find(|stats| stats.instance_uuid == spec.uuid).unwrap();
-            assert_eq!((stats.power_state, &stats.name), (Some(state), &spec.name));
-        }
-        let stats = hypervisor.stats(on.uuid).await.unwrap();
-        assert_eq!((stats.instance_uuid, stats.power_state), (on.uuid, Some(PowerState::Running)));
-        let host = hypervisor.host_info().await.unwrap();
-        assert!(!host.node.is_empty() && host.cpus > 0 && host.memory_mib > 0, "{host:?}");
-        assert!(host.guests.contains(&(on.os.architecture.clone(), on.virt_type.clone())));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_definition_made_while_the_domain_runs_is_the_next_boots() {
-    for subject in subjects().await {
-        eprintln!("on {}", subject.name);
-        let hypervisor = &subject.hypervisor;
-        let (mut spec, _cleanup) = defined(&subject).await;
-        hypervisor.start(spec.uuid, PLAIN).await.unwrap();
-        spec.vcpus = 2;
-        spec.cpu.sockets = 2;
-        hypervisor.define(&spec).await.unwrap();
-        let two = |xml: String| xml.contains(">2</vcpu>");
-        assert!(two(hypervisor.domain_xml(spec.uuid, true).await.unwrap()));
-        assert!(!two(hypervisor.domain_xml(spec.uuid, false).await.unwrap()));
-        hypervisor.destroy(spec.uuid).await.unwrap();
-        assert!(two(hypervisor.domain_xml(spec.uuid, false).await.unwrap()));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_undefined_domain_runs_on_and_is_gone_when_it_stops() {
-    for subject in subjects().await {
-        eprintln!("on {}", subject.name);
-        let hypervisor = &subject.hypervisor;
-        let (spec, _cleanup) = defined(&subject).await;
-        hypervisor.start(spec.uuid, PLAIN).await.unwrap();
-        hypervisor.undefine(spec.uuid).await.unwrap();
-        assert_eq!(power_state(&subject, spec.uuid).await, PowerState::Running);
-        hypervisor.destroy(spec.uuid).await.unwrap();
-        assert_eq!(hypervisor.domain(spec.uuid).await.unwrap(), None);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_name_is_one_domains_only() {
-    for subject in subjects().await {
-        eprintln!("on {}", subject.name);
-        let (spec, _cleanup) = defined(&subject).await;
-        let other = DomainSpec { uuid: Uuid::new_v4(), ..spec.clone() };
-        let error = subject.hypervisor.define(&other).await.unwrap_err();
+async fn what_the_state_forbids_is_refused(subject: &Subject) {
+    let hypervisor = &subject.hypervisor;
+    let (spec, _cleanup) = defined(subject).await;
+    for error in [
+        hypervisor.pause(spec.uuid).await.unwrap_err(),
+        hypervisor.unpause(spec.uuid).await.unwrap_err(),
+        hypervisor.managed_save(spec.uuid, Duration::from_secs(5)).await.unwrap_err(),
+    ] {
         assert!(matches!(error, HypervisorError::Refused { .. }), "{error:?}");
-        assert_eq!(subject.hypervisor.domain(other.uuid).await.unwrap(), None);
+        if subject.is_exact {
+            assert_eq!(error.class(), Class::Refused);
+        }
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn hostile_names_are_taken_as_text() {
-    for subject in subjects().await {
-        eprintln!("on {}", subject.name);
-        let mut spec = subject.spec();
-        let _cleanup = Cleanup {
-            hypervisor: Arc::clone(&subject.hypervisor),
-            uuid: spec.uuid,
-            runtime: tokio::runtime::Handle::current(),
-        };
-        spec.metadata.name =
-            "</nova:name><x a='\"'>&amp;]]>\u{0}\u{1}\u{b}\u{fffe}é\u{1f600}".into();
-        spec.metadata.flavor.extra_specs = vec![("a\"<b".into(), "\u{7}\r\n<!--".into())];
-        subject.hypervisor.define(&spec).await.unwrap();
-        let xml = subject.hypervisor.domain_xml(spec.uuid, true).await.unwrap();
-        let facts = hypernova::hypervisor::libvirt::xml::read::domain_facts(&xml).unwrap();
-        let name = facts.nova.unwrap().display_name.unwrap();
-        assert_eq!(name, "</nova:name><x a='\"'>&amp;]]>é\u{1f600}");
+async fn lists_and_counters_name_every_domain(subject: &Subject) {
+    let hypervisor = &subject.hypervisor;
+    let (on, _cleanup) = defined(subject).await;
+    let (off, _cleanup) = defined(subject).await;
+    hypervisor.start(on.uuid, PLAIN).await.unwrap();
+    let domains = hypervisor.domains().await.unwrap();
+    for (spec, state) in [(&on, PowerState::Running), (&off, PowerState::Shutdown)] {
+        let info = domains.iter().find(|info| info.instance_uuid == spec.uuid).unwrap();
+        assert_eq!(info.power_state, state);
+        assert!(info.nova_owned);
     }
+    let all = hypervisor.all_stats().await.unwrap();
+    for (spec, state) in [(&on, PowerState::Running), (&off, PowerState::Shutdown)] {
+        let stats = all.iter().find(|stats| stats.instance_uuid == spec.uuid).unwrap();
+        assert_eq!((stats.power_state, &stats.name), (Some(state), &spec.name));
+    }
+    let stats = hypervisor.stats(on.uuid).await.unwrap();
+    assert_eq!((stats.instance_uuid, stats.power_state), (on.uuid, Some(PowerState::Running)));
+    let host = hypervisor.host_info().await.unwrap();
+    assert!(!host.node.is_empty() && host.cpus > 0 && host.memory_mib > 0, "{host:?}");
+    assert!(host.guests.contains(&(on.os.architecture.clone(), on.virt_type.clone())));
+}
+
+async fn a_definition_made_while_the_domain_runs_is_the_next_boots(subject: &Subject) {
+    let hypervisor = &subject.hypervisor;
+    let (mut spec, _cleanup) = defined(subject).await;
+    hypervisor.start(spec.uuid, PLAIN).await.unwrap();
+    spec.vcpus = 2;
+    spec.cpu.sockets = 2;
+    hypervisor.define(&spec).await.unwrap();
+    let two = |xml: String| xml.contains(">2</vcpu>");
+    assert!(two(hypervisor.domain_xml(spec.uuid, true).await.unwrap()));
+    assert!(!two(hypervisor.domain_xml(spec.uuid, false).await.unwrap()));
+    hypervisor.destroy(spec.uuid).await.unwrap();
+    assert!(two(hypervisor.domain_xml(spec.uuid, false).await.unwrap()));
+}
+
+async fn an_undefined_domain_runs_on_and_is_gone_when_it_stops(subject: &Subject) {
+    let hypervisor = &subject.hypervisor;
+    let (spec, _cleanup) = defined(subject).await;
+    hypervisor.start(spec.uuid, PLAIN).await.unwrap();
+    hypervisor.undefine(spec.uuid).await.unwrap();
+    assert_eq!(power_state(subject, spec.uuid).await, PowerState::Running);
+    hypervisor.destroy(spec.uuid).await.unwrap();
+    assert_eq!(hypervisor.domain(spec.uuid).await.unwrap(), None);
+}
+
+async fn a_name_is_one_domains_only(subject: &Subject) {
+    let (spec, _cleanup) = defined(subject).await;
+    let other = DomainSpec { uuid: Uuid::new_v4(), ..spec.clone() };
+    let error = subject.hypervisor.define(&other).await.unwrap_err();
+    assert!(matches!(error, HypervisorError::Refused { .. }), "{error:?}");
+    assert_eq!(subject.hypervisor.domain(other.uuid).await.unwrap(), None);
+}
+
+async fn hostile_names_are_taken_as_text(subject: &Subject) {
+    let mut spec = subject.spec();
+    let _cleanup = Cleanup {
+        hypervisor: Arc::clone(&subject.hypervisor),
+        uuid: spec.uuid,
+        runtime: tokio::runtime::Handle::current(),
+    };
+    spec.metadata.name = "</nova:name><x a='\"'>&amp;]]>\u{0}\u{1}\u{b}\u{fffe}é\u{1f600}".into();
+    spec.metadata.flavor.extra_specs = vec![("a\"<b".into(), "\u{7}\r\n<!--".into())];
+    subject.hypervisor.define(&spec).await.unwrap();
+    let xml = subject.hypervisor.domain_xml(spec.uuid, true).await.unwrap();
+    let facts = hypernova::hypervisor::libvirt::xml::read::domain_facts(&xml).unwrap();
+    let name = facts.nova.unwrap().display_name.unwrap();
+    assert_eq!(name, "</nova:name><x a='\"'>&amp;]]>é\u{1f600}");
 }

@@ -249,10 +249,17 @@ fn a_hard_reboot_keeps_the_firmware_files() {
         loader_readonly: Some(true),
         nvram: Some("/var/lib/libvirt/qemu/nvram/i_VARS.fd".into()),
         nvram_template: Some("/usr/share/OVMF/OVMF_VARS.fd".into()),
+        secure: Some(false),
         smm: true,
     });
     let xml = domain_xml(&domain_spec(&input).unwrap());
     assert!(!xml.contains("firmware=\"efi\""), "libvirt would choose again: {xml}");
     let facts = hypernova::hypervisor::libvirt::xml::read::domain_facts(&xml).unwrap();
     assert_eq!(Some(facts.firmware), input.firmware);
+
+    input.image.properties.insert("os_secure_boot".into(), "required".into());
+    assert_eq!(domain_spec(&input).unwrap_err().exception(), "SecureBootNotSupported");
+    input.host.supports_secure_boot = true;
+    let xml = domain_xml(&domain_spec(&input).unwrap());
+    assert!(xml.contains("firmware=\"efi\"") && !xml.contains("OVMF_CODE.fd"), "{xml}");
 }

@@ -154,6 +154,8 @@ pub struct FirmwareFiles {
     pub loader_readonly: Option<bool>,
     pub nvram: Option<String>,
     pub nvram_template: Option<String>,
+    /// What the loader was chosen for; another wish means another choice.
+    pub secure: Option<bool>,
     /// Whether the firmware needs system management mode.
     pub smm: bool,
 }

@@ -2,6 +2,8 @@
 //! configuration, so that it can be killed, stopped and started again without touching the host's.
 //! Needs root, `unshare`, libvirtd and qemu; no virtlogd (`stdio_handler = "file"`).
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

@@ -2,9 +2,10 @@
 
 use super::asked::{Asked, truth};
 use super::{GuestError, GuestInput};
-use crate::hypervisor::spec::UefiSpec;
+use crate::hypervisor::spec::{FirmwareFiles, UefiSpec};
 
-/// nova: virt/libvirt/driver.py, `_configure_guest_by_virt_type`
+/// nova: virt/libvirt/driver.py, `_configure_guest_by_virt_type`, `_copy_guest_firmware_elements`;
+/// whether the files of `input.firmware` still exist on the host is for the caller to look.
 pub fn firmware(
     input: &GuestInput,
     asked: &Asked<'_>,
@@ -42,6 +43,10 @@ pub fn firmware(
             return Err(GuestError::invalid("Invalid", message));
         }
     };
-    let files = input.firmware.clone().filter(|files| *files != Default::default());
+    // Files chosen for the other kind of boot don't fit any more.
+    let fits = |files: &FirmwareFiles| {
+        *files != FirmwareFiles::default() && files.secure.unwrap_or(false) == secure_boot
+    };
+    let files = input.firmware.clone().filter(fits);
     Ok(Some(UefiSpec { secure_boot, stateless, files }))
 }

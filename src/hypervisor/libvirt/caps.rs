@@ -163,7 +163,8 @@ fn garbled(operation: &'static str) -> impl Fn(XmlError) -> HypervisorError {
 impl Libvirt {
     pub async fn capabilities(&self) -> Result<Capabilities, HypervisorError> {
         const OPERATION: &str = "read capabilities";
-        let xml = self.call(OPERATION, |connect| Ok(connect.get_capabilities()?)).await?;
+        let within = self.options.job_timeout;
+        let xml = self.job(OPERATION, within, |connect| Ok(connect.get_capabilities()?)).await?;
         Capabilities::parse(&xml).map_err(garbled(OPERATION))
     }
 
@@ -181,7 +182,7 @@ impl Libvirt {
             let (arch, machine) = (Some(architecture.as_str()), machine.as_deref());
             Ok(connect.get_domain_capabilities(None, arch, machine, Some(&virt_type), 0)?)
         };
-        let xml = self.call(OPERATION, read).await?;
+        let xml = self.job(OPERATION, self.options.job_timeout, read).await?;
         DomainCapabilities::parse(&xml).map_err(garbled(OPERATION))
     }
 

@@ -25,7 +25,9 @@ impl Hypervisor for Libvirt {
     async fn define(&self, spec: &DomainSpec) -> Result<(), HypervisorError> {
         let (uuid, name) = (spec.uuid, spec.name.clone());
         let xml = xml::domain_xml(spec);
-        self.call("define", move |connect| {
+        // A job: the first definition after an upgrade waits while libvirt asks each QEMU what it
+        // can do, which takes a minute on a busy host.
+        self.job("define", self.options.job_timeout, move |connect| {
             // libvirt itself refuses a name that another UUID has; what it would take is the
             // definition of a domain that isn't ours.
             for found in [find(connect, uuid)?, find_by_name(connect, &name)?].iter().flatten() {
@@ -196,7 +198,7 @@ impl Hypervisor for Libvirt {
     }
 
     async fn host_info(&self) -> Result<HostInfo, HypervisorError> {
-        self.call("read host", caps::host_info).await
+        self.job("read host", self.options.job_timeout, caps::host_info).await
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

@@ -50,7 +50,8 @@ pub struct LibvirtOptions {
     pub uri: String,
     /// Deadline of a short call, waiting for its turn and for the connection included.
     pub call_timeout: Duration,
-    /// Deadline of a start (a restore from managed save included) and of a destroy.
+    /// Deadline of a start (a restore from managed save included), of a destroy, and of what makes
+    /// libvirt ask QEMU for its capabilities: a definition, the host's own capabilities.
     pub job_timeout: Duration,
     /// How long a lost libvirtd may take to come back before calls fail with `Unreachable`.
     pub reconnect_patience: Duration,

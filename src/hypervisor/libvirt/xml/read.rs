@@ -166,6 +166,7 @@ fn firmware(domain: &Node) -> FirmwareFiles {
         loader: loader.and_then(text),
         loader_type: loader.and_then(|l| l.attribute("type")).map(str::to_owned),
         loader_readonly: loader.and_then(|l| l.attribute("readonly")).map(|value| value == "yes"),
+        secure: loader.and_then(|l| l.attribute("secure")).map(|value| value == "yes"),
         nvram: nvram.and_then(text),
         nvram_template: nvram.and_then(|n| n.attribute("template")).map(str::to_owned),
         smm: smm.is_some_and(|smm| smm.attribute("state") != Some("off")),
