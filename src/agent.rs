@@ -173,11 +173,11 @@ pub async fn serve(
     let socket = LocalServer::listen(&config.hypernova.socket).await?;
     let (local, from_socket) = mpsc::channel::<Incoming>(SOCKET_BACKLOG);
     let socket = tokio::spawn(socket.serve(local, stop.clone()));
-    let mut doors = vec![tokio::spawn(server.clone().serve(from_socket))];
+    let mut doors = vec![tokio::spawn(server.clone().serve(from_socket, stop.clone()))];
     let bus = match bus_settings(&config)? {
         Some(settings) => {
             let (bus, from_bus) = Bus::connect(settings)?;
-            doors.push(tokio::spawn(server.clone().serve(from_bus)));
+            doors.push(tokio::spawn(server.clone().serve(from_bus, stop.clone())));
             Some(bus)
         }
         None => None,
@@ -214,6 +214,10 @@ pub async fn serve(
     if let Some(bus) = &bus {
         bus.stop_consuming();
     }
+    for door in doors {
+        // It gives back what waits; a panic in it was logged.
+        door.await.ok();
+    }
     let within = config.default_.manager_shutdown_timeout;
     let finished = async {
         tokio::select! {
@@ -230,7 +234,6 @@ pub async fn serve(
         warn!(?limit, "a step did not end in time: the next start goes on with it");
     }
     looking.abort();
-    doors.iter().for_each(tokio::task::JoinHandle::abort);
     // It ends with the stop signal, and takes its socket away.
     socket.await.ok();
     stop_now.cancel();

@@ -107,7 +107,13 @@ impl Settings {
 
     fn filter(&self, rust_log: Option<&str>) -> Result<EnvFilter, TelemetryError> {
         // Libraries speak up when something is wrong; what happens is for us to say.
-        let usual = if self.debug { "info,hypernova=debug" } else { "warn,hypernova=info" };
+        // lapin logs whole bodies that came back, and ordinary disconnects as errors: our own
+        // supervisor tells of them.
+        let usual = if self.debug {
+            "info,lapin=off,hypernova=debug"
+        } else {
+            "warn,lapin=off,hypernova=info"
+        };
         let directives = rust_log.filter(|text| !text.is_empty()).unwrap_or(usual);
         EnvFilter::builder().parse(directives).map_err(TelemetryError::Filter)
     }

@@ -231,6 +231,7 @@ async fn a_libvirtd_that_restarts_loses_no_request() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     tokio::task::block_in_place(|| {
         daemon.kill();
+        #[allow(clippy::disallowed_methods, reason = "a test may wait")]
         std::thread::sleep(Duration::from_secs(1));
     });
     let before = answered.load(Ordering::Relaxed);

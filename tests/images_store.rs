@@ -50,7 +50,7 @@ async fn a_qcow2_image_becomes_raw_and_backs_an_overlay_of_the_flavors_size() {
         std::fs::read_to_string(instance.join("disk.info")).unwrap(),
         format!("{{\"{}\": \"qcow2\"}}\n", disk.path.display())
     );
-    assert_eq!(images.disks(ID).await.unwrap(), [disk.clone()]);
+    assert_eq!(images.disks(ID).await.unwrap(), std::slice::from_ref(&disk));
     assert_eq!(images.console_log(ID), instance.join("console.log"));
     let names = ["console.log", "disk", "disk.info"];
     assert_eq!(leftovers(&instance), names);

@@ -67,7 +67,7 @@ impl Operator {
     async fn list_instances(&self) -> Result<Value, Fault> {
         let instances = self.instances().await?;
         let domains = self.dispatcher.backends().hypervisor.domains().await;
-        let domains = domains.map_err(|error| hypervisor_fault(error))?;
+        let domains = domains.map_err(hypervisor_fault)?;
         let row = |instance: &Instance| {
             let uuid = instance.uuid().ok();
             let domain = domains.iter().find(|domain| Some(domain.instance_uuid) == uuid);

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc};
+use serde_json::{Map, Value, json};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::dispatcher::{Dispatcher as Routes, Endpoint, Route, Version};
 use super::failure::Fault;
-use super::incoming::{Ack, Incoming, ReplyTo, Source};
+use super::incoming::{Incoming, ReplyTo, Source};
 use super::operator::{self, Operator};
 use super::reply::{journal_fault, outcome_reply, query_fault};
 use super::request::{ABSENT, METHODS, Question, Request, decode};
@@ -65,11 +66,19 @@ impl Server {
         }
     }
 
-    /// Serves until the channel closes. Changes are journaled one by one, in the order in which
-    /// they arrived; everything else is answered beside them.
-    pub async fn serve(self: Arc<Self>, mut incoming: mpsc::Receiver<Incoming>) {
+    /// Serves until `stop`, then gives back what has not been taken yet. Changes are journaled one
+    /// by one, in the order in which they arrived; everything else is answered beside them.
+    pub async fn serve(
+        self: Arc<Self>,
+        mut incoming: mpsc::Receiver<Incoming>,
+        stop: CancellationToken,
+    ) {
+        while let Some(Some(request)) = stop.run_until_cancelled(incoming.recv()).await {
+            self.take(request).await;
+        }
+        incoming.close();
         while let Some(request) = incoming.recv().await {
-            self.clone().take(request).await;
+            request.hand_back();
         }
     }
 
@@ -79,98 +88,81 @@ impl Server {
         self.answering.wait().await;
     }
 
-    async fn take(self: Arc<Self>, incoming: Incoming) {
+    /// Routes and decodes. An acknowledgement waits for the connection: it is left to the request's
+    /// own task.
+    async fn take(self: &Arc<Self>, incoming: Incoming) {
         let Incoming { request, context, reply, ack, source } = incoming;
         let method = request.method.clone();
         debug!(method, request_id = context.request_id(), ?source, "request");
+        let from_root = matches!(source, Source::Local { .. });
         let route = match self.routes.route(&request) {
             // What the operator may ask is for the operator's own socket.
-            Ok(Route::Endpoint(1)) if !matches!(source, Source::Local { .. }) => {
+            Ok(Route::Endpoint(1)) if !from_root => {
                 Err(Fault::unsupported_version(&request.version, &method))
             }
             route => route,
         };
-        let answered = match route {
-            Err(fault) => Err(fault),
-            Ok(Route::Answer(value)) => Ok(value),
-            Ok(Route::Endpoint(1)) => {
-                ack.accept().await;
-                self.ask_operator(method, request.args, reply);
-                return;
-            }
+        let task = match route {
+            Err(fault) => Task::Answer(Err(fault)),
+            Ok(Route::Answer(value)) => Task::Answer(Ok(value)),
+            Ok(Route::Endpoint(1)) => Task::Operator(request.args),
             Ok(Route::Endpoint(_)) => {
                 let id = request.unique_id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-                let from_root = matches!(source, Source::Local { .. });
                 match decode(&method, request.args, id, context, from_root) {
-                    Err(fault) => Err(fault),
-                    Ok(Request::Change(record)) => {
-                        self.change(method, record, reply, ack).await;
-                        return;
-                    }
-                    Ok(Request::Ask(question)) => {
-                        ack.accept().await;
-                        self.ask(method, question, reply);
-                        return;
-                    }
+                    Err(fault) => Task::Answer(Err(fault)),
+                    Ok(Request::Ask(question)) => Task::Question(question),
+                    Ok(Request::Change(record)) => self.submit(&method, record).await,
                 }
             }
         };
-        ack.accept().await;
-        self.answer(&method, reply, answered);
+        let server = self.clone();
+        self.answering.spawn(async move {
+            if matches!(task, Task::NotTaken(_)) {
+                // Not acknowledged either, so that the broker keeps it.
+                drop(ack);
+            } else {
+                ack.accept().await;
+            }
+            if let Some(answer) = server.work(&method, task).await {
+                finish(&server.metrics, &method, reply, answer);
+            }
+        });
     }
 
-    /// Journals a change, acknowledges it, and answers when it has ended.
-    async fn change(&self, method: String, record: AnyRecord, reply: Option<ReplyTo>, ack: Ack) {
+    /// Writes a change into the journal.
+    async fn submit(&self, method: &str, record: AnyRecord) -> Task {
         match self.dispatcher.submit(record).await {
-            Ok(Submission::Accepted(outcome)) => {
-                ack.accept().await;
-                let metrics = self.metrics.clone();
-                self.answering.spawn(async move {
-                    // The queue always tells how it ended, unless the agent is going down.
-                    let Ok(outcome) = outcome.await else { return };
-                    let answer = outcome_reply(&outcome).map(|()| Value::Null);
-                    finish(&metrics, &method, reply, answer);
-                });
-            }
+            Ok(Submission::Accepted(outcome)) => Task::Outcome(outcome),
             Ok(Submission::Duplicate) => {
-                ack.accept().await;
                 let message =
                     "the request was taken up before; the instance's record tells how it ended";
-                finish(&self.metrics, &method, reply, Err(Fault::nova("NovaException", message)));
+                Task::Answer(Err(Fault::nova("NovaException", message)))
             }
             Err(error) => {
-                // Not taken: not acknowledged either, so that the broker keeps it.
                 error!(method, error = %Chain(&error), "the journal refused a request");
-                finish(&self.metrics, &method, reply, Err(journal_fault(&error)));
+                Task::NotTaken(journal_fault(&error))
             }
         }
     }
 
-    fn ask(self: Arc<Self>, method: String, question: Question, reply: Option<ReplyTo>) {
-        let server = self.clone();
-        self.answering.spawn(async move {
-            let _permit = server.questions.acquire().await;
-            let answer = server.answer_question(question).await;
-            server.answer(&method, reply, answer);
-        });
-    }
-
-    fn ask_operator(
-        self: Arc<Self>,
-        method: String,
-        args: serde_json::Map<String, Value>,
-        reply: Option<ReplyTo>,
-    ) {
-        let server = self.clone();
-        self.answering.spawn(async move {
-            let _permit = server.questions.acquire().await;
-            let answer = server.operator.answer(&method, &args).await;
-            server.answer(&method, reply, answer);
-        });
-    }
-
-    fn answer(&self, method: &str, reply: Option<ReplyTo>, answer: Result<Value, Fault>) {
-        finish(&self.metrics, method, reply, answer);
+    /// Does what is left to do for an answer. `None`: the agent goes down before there is one.
+    async fn work(&self, method: &str, task: Task) -> Option<Result<Value, Fault>> {
+        match task {
+            Task::Answer(answer) => Some(answer),
+            Task::NotTaken(fault) => Some(Err(fault)),
+            Task::Outcome(outcome) => {
+                let outcome = outcome.await.ok()?;
+                Some(outcome_reply(&outcome).map(|()| Value::Null))
+            }
+            Task::Question(question) => {
+                let _permit = self.questions.acquire().await;
+                Some(self.answer_question(question).await)
+            }
+            Task::Operator(args) => {
+                let _permit = self.questions.acquire().await;
+                Some(self.operator.answer(method, &args).await)
+            }
+        }
     }
 
     async fn answer_question(&self, question: Question) -> Result<Value, Fault> {
@@ -204,6 +196,17 @@ impl Server {
             Question::HostUptime => query::host_uptime().await.map(Value::from).map_err(fault),
         }
     }
+}
+
+/// What is left to do for a request once it is routed and decoded.
+enum Task {
+    Answer(Result<Value, Fault>),
+    /// The journal could not take it.
+    NotTaken(Fault),
+    /// A change that is in the journal.
+    Outcome(oneshot::Receiver<crate::dispatch::Outcome>),
+    Question(Question),
+    Operator(Map<String, Value>),
 }
 
 /// Answers, counts, and logs what went wrong: once, here.

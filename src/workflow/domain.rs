@@ -58,7 +58,7 @@ impl GuestDisks {
 pub fn vifs(instance: &Instance) -> Vec<Vif> {
     let cache = instance.info_cache.value();
     let text = cache.and_then(|cache| cache.network_info.value());
-    text.map(|text| info_cache::read(text)).unwrap_or_default()
+    text.map(String::as_str).map(info_cache::read).unwrap_or_default()
 }
 
 /// Writes the interfaces into the instance's record.

@@ -180,7 +180,7 @@ pub async fn await_domain(
 /// Waits until the domain runs (or is paused, which a resumed guest may be).
 pub async fn await_running(on: &Backends, uuid: Uuid) -> Result<DomainInfo, StepError> {
     let within = on.settings.state_timeout;
-    let found = await_domain(on, uuid, "running", within, |found| is_running(found)).await?;
+    let found = await_domain(on, uuid, "running", within, is_running).await?;
     found.ok_or_else(|| HypervisorError::NoDomain(uuid).into())
 }
 

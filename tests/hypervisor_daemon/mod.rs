@@ -100,6 +100,7 @@ impl Daemon {
         {
             let log = fs::read_to_string(self.directory.path().join("stderr"));
             assert!(started.elapsed() < Duration::from_secs(30), "libvirtd doesn't start: {log:?}");
+            #[allow(clippy::disallowed_methods, reason = "a test may wait")]
             std::thread::sleep(Duration::from_millis(100));
         }
     }

@@ -249,6 +249,7 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> std::io::Result<()> {
     let limit = shared.behaviour.break_after.or(shared.behaviour.stall_after).unwrap_or(usize::MAX);
     for piece in body[..body.len().min(limit)].chunks(65536) {
         if let Some(pause) = shared.behaviour.pause {
+            #[allow(clippy::disallowed_methods, reason = "the server is to be slow")]
             std::thread::sleep(pause);
         }
         stream.write_all(piece)?;

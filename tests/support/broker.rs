@@ -201,6 +201,7 @@ impl Broker {
             if child.try_wait().unwrap().is_some() {
                 return;
             }
+            #[allow(clippy::disallowed_methods, reason = "a test may wait")]
             std::thread::sleep(Duration::from_millis(50));
         }
         // The group is the shell's and what it started.

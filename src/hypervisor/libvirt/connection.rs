@@ -46,6 +46,10 @@ impl Handle {
                     return Ok(Self { connect: Some(connect), registration: None });
                 }
                 Err(error) if is_unreachable(&error) && started.elapsed() < patience => {
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "connecting runs on a blocking thread"
+                    )]
                     std::thread::sleep(RETRY_INTERVAL);
                 }
                 Err(error) => return Err(error.message().to_owned()),

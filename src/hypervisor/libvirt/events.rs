@@ -28,6 +28,10 @@ pub fn start_loop() -> Result<(), String> {
                     loop {
                         if let Err(error) = virt::event::event_run_default_impl() {
                             error!(%error, "libvirt's event loop failed");
+                            #[expect(
+                                clippy::disallowed_methods,
+                                reason = "the event loop has a thread of its own"
+                            )]
                             std::thread::sleep(std::time::Duration::from_secs(1));
                         }
                     }
