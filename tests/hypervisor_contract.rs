@@ -257,7 +257,8 @@ async fn a_domain_can_start_paused(subject: &Subject) {
         let (spec, _cleanup) = defined(subject).await;
         let options = StartOptions { paused: true, force_boot: false };
         subject.hypervisor.start(spec.uuid, options).await.unwrap();
-        assert_eq!(power_state(subject, spec.uuid).await, PowerState::Paused);
+        let info = subject.hypervisor.domain(spec.uuid).await.unwrap().unwrap();
+        assert_eq!((info.power_state, info.reason.as_str()), (PowerState::Paused, "user"));
         subject.hypervisor.unpause(spec.uuid).await.unwrap();
         assert_eq!(power_state(subject, spec.uuid).await, PowerState::Running);
     }

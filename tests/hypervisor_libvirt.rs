@@ -254,6 +254,8 @@ async fn a_libvirtd_that_restarts_loses_no_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_libvirtd_that_hangs_times_out_and_holds_up_nothing() {
     let Some(daemon) = Daemon::start() else { return };
+    // With the usual deadlines, for what is not in question here.
+    let patient = Libvirt::open(quick(&daemon)).await.unwrap();
     let mut options = quick(&daemon);
     options.call_timeout = Duration::from_secs(2);
     options.job_timeout = Duration::from_secs(2);
@@ -261,7 +263,7 @@ async fn a_libvirtd_that_hangs_times_out_and_holds_up_nothing() {
     let libvirt = Arc::new(Libvirt::open(options).await.unwrap());
     let elsewhere = Libvirt::open(LibvirtOptions::new("test:///default")).await.unwrap();
     let spec = bootless(&daemon);
-    libvirt.define(&spec).await.unwrap();
+    patient.define(&spec).await.unwrap();
 
     daemon.signal(Signal::SIGSTOP);
     // First on the connection there is, then on one that keepalives have closed meanwhile.
@@ -299,9 +301,11 @@ async fn a_libvirtd_that_hangs_times_out_and_holds_up_nothing() {
         }
     }
     // What was asked before the hang may still have been done: the domain is there and whole.
-    libvirt.start(spec.uuid, PLAIN).await.unwrap();
-    libvirt.destroy(spec.uuid).await.unwrap();
-    libvirt.undefine(spec.uuid).await.unwrap();
+    patient.start(spec.uuid, PLAIN).await.unwrap();
+    let running = libvirt.domain(spec.uuid).await.unwrap().unwrap();
+    assert_eq!(running.power_state, PowerState::Running);
+    patient.destroy(spec.uuid).await.unwrap();
+    patient.undefine(spec.uuid).await.unwrap();
 }
 
 #[tokio::test]

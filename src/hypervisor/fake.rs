@@ -339,7 +339,7 @@ impl Hypervisor for FakeHypervisor {
             domain.boots += u32::from(!restored);
             let booted = if restored { "restored" } else { "booted" };
             (domain.power_state, domain.reason) = match options.paused {
-                true => (PowerState::Paused, "starting up".into()),
+                true => (PowerState::Paused, "user".into()),
                 false => (PowerState::Running, booted.into()),
             };
             world.next_id += 1;

@@ -130,5 +130,26 @@ impl Drop for Daemon {
             }
             self.kill();
         }
+        self.kill_guests_left();
+    }
+}
+
+impl Daemon {
+    /// Ends what a destroy missed, such as a guest in mid-start: by the process ids in this daemon's
+    /// own directory, if the process still is a QEMU of these tests.
+    fn kill_guests_left(&self) {
+        for entry in fs::read_dir(self.path().join("run/qemu")).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "pid") {
+                continue;
+            }
+            let pid = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+            let Some(pid) = pid else { continue };
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command);
+            if command.contains("qemu-system") && command.contains("hypernova-test-") {
+                kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! [`Hypervisor`] over libvirt. Each operation looks at the domain first and changes only what is
 //! not yet as asked: that makes it safe to repeat, after a lost connection or by a resumed workflow.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
@@ -19,6 +19,9 @@ use crate::hypervisor::{
     ConsoleEndpoints, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor, HypervisorError,
     StartOptions,
 };
+
+/// Between two looks at a domain that somebody else starts.
+const STARTING_POLL: Duration = Duration::from_millis(100);
 
 #[async_trait]
 impl Hypervisor for Libvirt {
@@ -40,8 +43,10 @@ impl Hypervisor for Libvirt {
     }
 
     async fn start(&self, uuid: Uuid, options: StartOptions) -> Result<(), HypervisorError> {
-        self.job("start", self.options.job_timeout, move |connect| {
+        let within = self.options.job_timeout;
+        self.job("start", within, move |connect| {
             let domain = ours(connect, uuid)?;
+            wait_while_starting(&domain, within)?;
             if domain.is_active()? {
                 return Ok(());
             }
@@ -271,6 +276,19 @@ fn is_ours(domain: &Domain) -> Result<bool, virt::error::Error> {
         }
     }
     Ok(false)
+}
+
+/// Waits for the end of a start that is under way already, from a call that timed out or whose
+/// connection broke: until then the domain counts as active, and may yet fail to start.
+fn wait_while_starting(domain: &Domain, within: Duration) -> Result<(), virt::error::Error> {
+    let deadline = Instant::now() + within;
+    let starting = |(state, reason): (u32, i32)| {
+        state == sys::VIR_DOMAIN_PAUSED && reason == sys::VIR_DOMAIN_PAUSED_STARTING_UP as i32
+    };
+    while starting(domain.get_state()?) && Instant::now() < deadline {
+        std::thread::sleep(STARTING_POLL);
+    }
+    Ok(())
 }
 
 /// `None` when it vanished meanwhile.
