@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::default::Preallocate;
+use crate::config::default::{self as configured, Preallocate};
 use crate::config::hypernova::ControlPlane;
 use crate::config::libvirt::VirtType;
 use crate::config::{Config, ConfigError};
@@ -24,6 +24,7 @@ use crate::hypervisor::guest::{GuestHost, GuestOptions, SpiceServer};
 use crate::hypervisor::libvirt::{Libvirt, LibvirtOptions};
 use crate::hypervisor::spec::SpiceOptions;
 use crate::hypervisor::{HostInfo, Hypervisor, HypervisorError};
+use crate::images::config_disk::ConfigDriveFormat;
 use crate::images::source::{FilePolicy, StandaloneSource};
 use crate::images::store::{HostImages, StoreOptions};
 use crate::images::{ImageError, Images};
@@ -360,6 +361,12 @@ fn images(config: &Config) -> Result<Arc<dyn Images>, AgentError> {
     options.preallocate_space = preallocates(config);
     options.mkisofs_cmd = config.default_.mkisofs_cmd.clone();
     options.vmdk_allowed_types = config.compute.vmdk_allowed_types.clone();
+    options.config_drive_format = match config.default_.config_drive_format {
+        configured::ConfigDriveFormat::Iso9660 => ConfigDriveFormat::Iso9660,
+        configured::ConfigDriveFormat::Vfat => ConfigDriveFormat::Vfat,
+    };
+    options.qemu_img.long_deadline = config.hypernova.qemu_img_timeout;
+    options.qemu_img.memory_bytes = config.hypernova.qemu_img_memory_mib.saturating_mul(1 << 20);
     let policy = FilePolicy::Under(config.hypernova.image_directories.clone());
     let source = StandaloneSource::new(policy, options.patience.idle);
     Ok(Arc::new(HostImages::new(options, Arc::new(source))?))

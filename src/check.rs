@@ -158,7 +158,7 @@ fn directory(name: &str, path: &Path) -> Finding {
         Ok(_) => ok(name, format!("{shown} will be made")),
         Err(error) => failed(
             name,
-            format!("{} can't be written: {error}", existing.display()),
+            format!("{shown} can't be written: {error}"),
             "run as root, or correct the directory's owner and mode",
         ),
     }

@@ -88,7 +88,7 @@ pub enum Command {
     /// Delete instances with their disks
     Delete(delete::DeleteArgs),
     /// Show this compute node: its hypervisor and its resources
-    Node,
+    Node(node::NodeArgs),
     /// Show what the agent is doing
     Workflows(workflows::WorkflowsArgs),
     /// Check configuration and host
@@ -185,7 +185,7 @@ async fn dispatch(
         Command::Resume(args) => action::run(args, action::Action::Resume, agent, output).await,
         Command::Console(args) => console::run(args, agent, output).await,
         Command::Delete(args) => delete::run(args, agent, output).await,
-        Command::Node => node::run(agent, output).await,
+        Command::Node(_) => node::run(agent, output).await,
         Command::Workflows(args) => workflows::run(args, agent, output).await,
         Command::Check(_)
         | Command::Xml(_)

@@ -1,5 +1,6 @@
 //! `hypernova node`: this compute node, its hypervisor and its resources.
 
+use clap::Args;
 use serde_json::Value;
 
 use super::agent_client::{Agent, AgentRequest, CallFailure};
@@ -7,6 +8,13 @@ use super::output::{Failure, Output};
 use super::show::text;
 use super::table::Table;
 use super::view::{bytes, duration};
+
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
+    /// What to do: there is one node, and it can be shown
+    #[arg(value_parser = ["show"], default_value = "show", hide_default_value = true)]
+    pub action: String,
+}
 
 pub async fn run(agent: &dyn Agent, output: &mut Output) -> Result<u8, Failure> {
     let mut answer = agent.call(AgentRequest::own("show_node", [])).await?;

@@ -219,7 +219,7 @@ fn disk_counters(disk: &DiskStats) -> DiskCounters {
 fn nic_counters(nic: &InterfaceStats) -> NicCounters {
     NicCounters {
         mac_address: nic.mac_address.clone(),
-        device: Some(DeviceCounters {
+        device: (!nic.device.is_empty()).then(|| DeviceCounters {
             name: nic.device.clone(),
             rx_bytes: nic.rx_bytes,
             rx_packets: nic.rx_packets,

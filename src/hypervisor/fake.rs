@@ -16,6 +16,7 @@ use super::{
     ConsoleEndpoints, DiskStats, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor,
     HypervisorError, InterfaceStats, StartOptions,
 };
+use crate::hypervisor::spec::FirmwareFiles;
 use crate::model::class::Class;
 use crate::model::state::PowerState;
 
@@ -465,6 +466,11 @@ impl Hypervisor for FakeHypervisor {
             Ok(xml::domain_xml(next.unwrap_or(&domain.spec)))
         })
         .await
+    }
+
+    async fn firmware(&self, uuid: Uuid) -> Result<Option<FirmwareFiles>, HypervisorError> {
+        let domain = self.get(uuid);
+        Ok(domain.and_then(|domain| domain.spec.os.firmware).and_then(|uefi| uefi.files))
     }
 
     async fn console_endpoints(&self, uuid: Uuid) -> Result<ConsoleEndpoints, HypervisorError> {

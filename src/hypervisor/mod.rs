@@ -17,7 +17,7 @@ pub mod guest;
 pub mod libvirt;
 pub mod spec;
 
-use spec::DomainSpec;
+use spec::{DomainSpec, FirmwareFiles};
 
 /// How a domain is started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,7 +90,7 @@ pub struct DiskStats {
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct InterfaceStats {
-    /// `tap…`
+    /// `tap…`; empty for one without a device on the host, whose counters are 0.
     pub device: String,
     pub mac_address: Option<String>,
     pub rx_bytes: u64,
@@ -162,6 +162,10 @@ pub trait Hypervisor: Send + Sync {
 
     /// The definition as XML: the next boot's (`inactive`), or the running one's.
     async fn domain_xml(&self, uuid: Uuid, inactive: bool) -> Result<String, HypervisorError>;
+
+    /// The firmware files that libvirt gave a UEFI domain; `None` for BIOS, and for no domain. A new
+    /// definition must name them again, or the guest loses its boot variables.
+    async fn firmware(&self, uuid: Uuid) -> Result<Option<FirmwareFiles>, HypervisorError>;
 
     async fn console_endpoints(&self, uuid: Uuid) -> Result<ConsoleEndpoints, HypervisorError>;
 

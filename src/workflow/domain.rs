@@ -9,7 +9,9 @@ use super::{Backends, Settings, StepError, StepResult};
 use crate::hypervisor::guest::{
     self, DiskRole, GuestDisk, GuestImage, GuestInput, GuestKernel, GuestVif, serial_port_count,
 };
-use crate::hypervisor::spec::{DomainSpec, FlavorMetadata, InterfaceSource, PortMetadata};
+use crate::hypervisor::spec::{
+    DomainSpec, FirmwareFiles, FlavorMetadata, InterfaceSource, PortMetadata,
+};
 use crate::images::Disk;
 use crate::model::object::{ImageMeta, Instance, InstanceInfoCache};
 use crate::model::time::Timestamp;
@@ -18,6 +20,9 @@ use crate::network::{Vif, VifSource, info_cache};
 /// The nova release whose domain XML this is: in the metadata and the SMBIOS tables, where nova's
 /// own tools and guests look for it.
 pub const NOVA_VERSION: &str = "33.0.2";
+
+/// Where nova keeps an instance's machine type, beside the image's properties.
+const MACHINE_TYPE: &str = "image_hw_machine_type";
 
 /// The disks and boot files of a guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,19 +94,29 @@ pub async fn define(instance: &Instance, on: &Backends) -> StepResult {
         return Err(StepError::NoDisk(uuid));
     }
     let image = ImageMeta::from_instance(instance)?;
-    define_with(instance, &image, &disks, &vifs(instance), on).await
+    let log = on.images.console_log(uuid);
+    let firmware = on.hypervisor.firmware(uuid).await?;
+    let settings = &on.settings;
+    let spec = spec(instance, &image, &disks, &vifs(instance), settings, log, firmware)?;
+    Ok(on.hypervisor.define(&spec).await?)
 }
 
-/// Defines the domain from its parts.
-pub async fn define_with(
-    instance: &Instance,
+/// Defines a new instance's domain from its parts, and notes its machine type: it must not change
+/// when the configured one does. nova: virt/libvirt/driver.py, `_register_all_undefined_instance_details`
+pub async fn define_new(
+    instance: &mut Instance,
     image: &ImageMeta,
     disks: &GuestDisks,
     vifs: &[Vif],
     on: &Backends,
 ) -> StepResult {
     let log = on.images.console_log(instance.uuid()?);
-    let spec = spec(instance, image, disks, vifs, &on.settings, log)?;
+    let spec = spec(instance, image, disks, vifs, &on.settings, log, None)?;
+    if let Some(machine) = spec.os.machine.clone() {
+        instance.system_metadata.update(|metadata| {
+            metadata.insert(MACHINE_TYPE.to_owned(), Some(machine));
+        });
+    }
     Ok(on.hypervisor.define(&spec).await?)
 }
 
@@ -117,6 +132,7 @@ pub fn spec(
     vifs: &[Vif],
     settings: &Settings,
     console_log: PathBuf,
+    firmware: Option<FirmwareFiles>,
 ) -> Result<DomainSpec, StepError> {
     let uuid = instance.uuid()?;
     let flavor = flavor(instance)?;
@@ -159,7 +175,7 @@ pub fn spec(
         vifs: vifs.iter().map(guest_vif).collect(),
         console_log: Some(console_log),
         serial_ports,
-        firmware: None,
+        firmware,
         options: settings.guest.clone(),
         host: settings.guest_host.clone(),
     };

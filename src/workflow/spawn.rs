@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use std::path::Path;
 
-use super::domain::{GuestDisks, define_with, place_vifs};
+use super::domain::{GuestDisks, define_new, place_vifs};
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, await_running, cut_power, expecting, now, place_here};
 use super::{Settings, config_drive, domain};
@@ -104,7 +104,7 @@ impl Spawn {
             ramdisk: self.build.ramdisk.as_ref().map(|_| directory.join("ramdisk")),
         };
         let log = directory.join("console.log");
-        domain::spec(instance, image, &disks, vifs, settings, log)
+        domain::spec(instance, image, &disks, vifs, settings, log, None)
     }
 
     pub fn networks(&self) -> &[RequestedNetwork] {
@@ -245,8 +245,8 @@ impl Workflow for Spawn {
                 Ok(())
             }
             Step::DefineDomain => {
-                let instance = &self.subject.instance;
-                define_with(instance, &self.build.image_meta, &self.disks, &self.vifs, on).await
+                let instance = &mut self.subject.instance;
+                define_new(instance, &self.build.image_meta, &self.disks, &self.vifs, on).await
             }
             Step::StartDomain => {
                 on.hypervisor.start(uuid, StartOptions::default()).await?;

@@ -1,6 +1,8 @@
 //! [`Hypervisor`] over libvirt. Each operation looks at the domain first and changes only what is
 //! not yet as asked: that makes it safe to repeat, after a lost connection or by a resumed workflow.
 
+use crate::hypervisor::InterfaceStats;
+use crate::hypervisor::spec::FirmwareFiles;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -177,6 +179,19 @@ impl Hypervisor for Libvirt {
         })
     }
 
+    async fn firmware(&self, uuid: Uuid) -> Result<Option<FirmwareFiles>, HypervisorError> {
+        let xml = match self.domain_xml(uuid, true).await {
+            Ok(xml) => xml,
+            Err(HypervisorError::NoDomain(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let facts = xml::read::domain_facts(&xml).map_err(|error| HypervisorError::Garbled {
+            operation: "read firmware",
+            message: error.to_string(),
+        })?;
+        Ok(Some(facts.firmware).filter(|files| *files != FirmwareFiles::default()))
+    }
+
     async fn stats(&self, uuid: Uuid) -> Result<DomainStats, HypervisorError> {
         self.call("read counters", move |connect| {
             let domain = found(connect, uuid)?;
@@ -192,6 +207,12 @@ impl Hypervisor for Libvirt {
                         .find(|fact| fact.target.as_deref() == Some(&interface.device))
                         .map(|fact| fact.mac_address.clone());
                 }
+                // One in user mode has no device on the host, and no counters.
+                let without_device = facts.interfaces.into_iter().filter(|f| f.target.is_none());
+                stats.interfaces.extend(without_device.map(|fact| InterfaceStats {
+                    mac_address: Some(fact.mac_address),
+                    ..InterfaceStats::default()
+                }));
             }
             Ok(stats)
         })
