@@ -363,28 +363,27 @@ async fn ten_builds_at_once_fetch_an_image_once() {
     assert_eq!(server.requests(), 1);
 }
 
-/// Not a test of its own: what the two processes of the next one run.
-#[tokio::test]
-#[ignore = "run by two_processes_fetch_an_image_once"]
-async fn child_process_that_caches() {
-    let path = PathBuf::from(std::env::var("IMAGES_TEST_INSTANCES").unwrap());
-    let url = std::env::var("IMAGES_TEST_URL").unwrap();
-    let source = StandaloneSource::new(FilePolicy::Any, Duration::from_secs(30));
-    let images = HostImages::new(StoreOptions::new(path), Arc::new(source)).unwrap();
-    images.cache(&image_at(&url, "raw"), silent()).await.unwrap();
-}
+/// The test starts itself twice; with these set it is one of the two processes.
+const CHILD_INSTANCES: &str = "IMAGES_TEST_INSTANCES";
+const CHILD_URL: &str = "IMAGES_TEST_URL";
 
-#[test]
-fn two_processes_fetch_an_image_once() {
+#[tokio::test]
+async fn two_processes_fetch_an_image_once() {
+    if let (Some(path), Ok(url)) = (std::env::var_os(CHILD_INSTANCES), std::env::var(CHILD_URL)) {
+        let source = StandaloneSource::new(FilePolicy::Any, Duration::from_secs(30));
+        let images = HostImages::new(StoreOptions::new(path), Arc::new(source)).unwrap();
+        images.cache(&image_at(&url, "raw"), silent()).await.unwrap();
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let slow = Behaviour { pause: Some(Duration::from_millis(20)), ..Behaviour::default() };
     let server = Server::start(pattern(4 << 20), slow);
     let children: Vec<_> = (0..2)
         .map(|_| {
             Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "child_process_that_caches", "--ignored"])
-                .env("IMAGES_TEST_INSTANCES", dir.path().join("instances"))
-                .env("IMAGES_TEST_URL", server.url("/image"))
+                .args(["--exact", "two_processes_fetch_an_image_once"])
+                .env(CHILD_INSTANCES, dir.path().join("instances"))
+                .env(CHILD_URL, server.url("/image"))
                 .spawn()
                 .unwrap()
         })
@@ -393,6 +392,7 @@ fn two_processes_fetch_an_image_once() {
         assert!(child.wait().unwrap().success());
     }
     assert_eq!(server.requests(), 1);
+    assert!(dir.path().join("instances/_base").is_dir(), "the processes did cache it");
 }
 
 #[tokio::test]

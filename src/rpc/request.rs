@@ -13,6 +13,7 @@ use crate::model::object::{BlockDeviceMappingList, Instance, NetworkRequestList}
 use crate::model::secret::Secret;
 use crate::network::RequestedNetwork;
 use crate::workflow::any::AnyRecord;
+use crate::workflow::engine::Workflow;
 use crate::workflow::instance::Subject;
 use crate::workflow::journal::Record;
 use crate::workflow::pause::Pause;
@@ -165,7 +166,7 @@ pub const ABSENT: &[&str] = &[
 /// `NotImplementedError` for what is absent, and the object's own for one that can't be read.
 pub fn decode(
     name: &str,
-    mut args: Map<String, Value>,
+    args: Map<String, Value>,
     id: String,
     context: RequestContext,
     from_root: bool,
@@ -177,59 +178,53 @@ pub fn decode(
     let method = METHODS.iter().find(|method| method.name == name);
     let method = method.ok_or_else(|| Fault::no_such_method(name))?;
     check_arguments(method, &args)?;
-    let change = |args: &mut Map<String, Value>, build: &dyn Fn(Subject) -> AnyInit| {
-        let instance: Instance = take(args, "instance")?;
-        let uuid = instance.uuid().map_err(|error| object_fault(&error))?;
-        let subject = Subject::new(instance, name);
-        let record = match build(subject) {
-            AnyInit::Stop(w) => Record::queued(id.clone(), uuid, context.clone(), w).into(),
-            AnyInit::Start(w) => Record::queued(id.clone(), uuid, context.clone(), w).into(),
-            AnyInit::Reboot(w) => Record::queued(id.clone(), uuid, context.clone(), w).into(),
-            AnyInit::Pause(w) => Record::queued(id.clone(), uuid, context.clone(), w).into(),
-            AnyInit::Unpause(w) => Record::queued(id.clone(), uuid, context.clone(), w).into(),
-            AnyInit::Suspend(w) => Record::queued(id.clone(), uuid, context.clone(), w).into(),
-            AnyInit::Resume(w) => Record::queued(id.clone(), uuid, context.clone(), w).into(),
-            AnyInit::Terminate(w) => Record::queued(id.clone(), uuid, context.clone(), w).into(),
-        };
-        Ok(Request::Change(record))
-    };
+    let message = Message { name, args, id, context };
     match name {
-        "build_and_run_instance" => decode_build(args, id, context, from_root),
-        "terminate_instance" => change(&mut args, &|s| AnyInit::Terminate(Terminate::new(s))),
+        "build_and_run_instance" => decode_build(message, from_root),
+        "terminate_instance" => message.change(Terminate::new),
         "stop_instance" => {
-            let clean = flag(&args, "clean_shutdown")?;
-            change(&mut args, &|s| AnyInit::Stop(PowerOff::new(s, clean)))
+            let clean = flag(&message.args, "clean_shutdown")?;
+            message.change(|subject| PowerOff::new(subject, clean))
         }
-        "start_instance" => change(&mut args, &|s| AnyInit::Start(PowerOn::new(s))),
+        "start_instance" => message.change(PowerOn::new),
         "reboot_instance" => {
-            let kind = match text(&args, "reboot_type")?.as_str() {
+            let kind = match text(&message.args, "reboot_type")?.as_str() {
                 "SOFT" => Kind::Soft,
                 "HARD" => Kind::Hard,
                 other => {
-                    let message = format!("reboot type {other} is neither SOFT nor HARD");
-                    return Err(Fault::nova("InvalidInput", message));
+                    let problem = format!("reboot type {other} is neither SOFT nor HARD");
+                    return Err(Fault::nova("InvalidInput", problem));
                 }
             };
-            change(&mut args, &|s| AnyInit::Reboot(Reboot::new(s, kind)))
+            message.change(|subject| Reboot::new(subject, kind))
         }
-        "pause_instance" => change(&mut args, &|s| AnyInit::Pause(Pause::new(s))),
-        "unpause_instance" => change(&mut args, &|s| AnyInit::Unpause(Unpause::new(s))),
-        "suspend_instance" => change(&mut args, &|s| AnyInit::Suspend(Suspend::new(s))),
-        "resume_instance" => change(&mut args, &|s| AnyInit::Resume(Resume::new(s))),
-        _ => decode_question(name, args).map(Request::Ask),
+        "pause_instance" => message.change(Pause::new),
+        "unpause_instance" => message.change(Unpause::new),
+        "suspend_instance" => message.change(Suspend::new),
+        "resume_instance" => message.change(Resume::new),
+        _ => decode_question(name, message.args).map(Request::Ask),
     }
 }
 
-/// A workflow that needs nothing but its subject.
-enum AnyInit {
-    Stop(PowerOff),
-    Start(PowerOn),
-    Reboot(Reboot),
-    Pause(Pause),
-    Unpause(Unpause),
-    Suspend(Suspend),
-    Resume(Resume),
-    Terminate(Terminate),
+/// A message whose method and argument names are checked.
+struct Message<'a> {
+    name: &'a str,
+    args: Map<String, Value>,
+    id: String,
+    context: RequestContext,
+}
+
+impl Message<'_> {
+    /// A change that needs nothing but its instance.
+    fn change<W: Workflow>(mut self, workflow: impl FnOnce(Subject) -> W) -> Result<Request, Fault>
+    where
+        AnyRecord: From<Record<W>>,
+    {
+        let instance: Instance = take(&mut self.args, "instance")?;
+        let uuid = instance.uuid().map_err(|error| object_fault(&error))?;
+        let workflow = workflow(Subject::new(instance, self.name));
+        Ok(Request::Change(Record::queued(self.id, uuid, self.context, workflow).into()))
+    }
 }
 
 fn decode_question(name: &str, mut args: Map<String, Value>) -> Result<Question, Fault> {
@@ -265,12 +260,8 @@ fn facts(instance: &Instance) -> GuestFacts {
     }
 }
 
-fn decode_build(
-    mut args: Map<String, Value>,
-    id: String,
-    context: RequestContext,
-    from_root: bool,
-) -> Result<Request, Fault> {
+fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault> {
+    let Message { mut args, id, context, .. } = message;
     let instance: Instance = take(&mut args, "instance")?;
     let uuid = instance.uuid().map_err(|error| object_fault(&error))?;
     let image = args.remove("image").unwrap_or(Value::Null);
@@ -374,5 +365,98 @@ fn tail(value: Option<&Value>) -> Tail {
         Some(Value::Number(number)) => Tail::Lines(number.as_i64().unwrap_or(0)),
         Some(Value::String(text)) => Tail::Lines(text.trim().parse().unwrap_or(0)),
         Some(_) => Tail::Lines(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::dispatch::admission::RequestKind;
+
+    fn decoded(method: &str, args: Value) -> Result<Request, Fault> {
+        let args = args.as_object().unwrap().clone();
+        decode(method, args, "id".to_owned(), RequestContext::admin(), false)
+    }
+
+    fn fixture(name: &str) -> (String, Map<String, Value>) {
+        let path = format!("{}/tests/fixtures/rpc/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let message: Value = serde_json::from_str(&text).unwrap();
+        let method = message["method"].as_str().unwrap().to_owned();
+        (method, message["args"].as_object().unwrap().clone())
+    }
+
+    #[test]
+    fn every_recorded_request_becomes_what_it_asks() {
+        for (name, kind) in [
+            ("build_and_run_instance", RequestKind::Build),
+            ("terminate_instance", RequestKind::Delete),
+            ("stop_instance", RequestKind::Stop),
+            ("start_instance", RequestKind::Start),
+            ("reboot_instance_soft", RequestKind::RebootSoft),
+            ("reboot_instance_hard", RequestKind::RebootHard),
+            ("pause_instance", RequestKind::Pause),
+            ("unpause_instance", RequestKind::Unpause),
+            ("suspend_instance", RequestKind::Suspend),
+            ("resume_instance", RequestKind::Resume),
+        ] {
+            let (method, args) = fixture(name);
+            let request = decode(&method, args, "id".into(), RequestContext::admin(), false);
+            match request {
+                Ok(Request::Change(record)) => assert_eq!(RequestKind::of(&record), kind, "{name}"),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn recorded_questions_are_questions() {
+        for name in ["get_console_output", "get_vnc_console", "get_instance_diagnostics"] {
+            let (method, args) = fixture(name);
+            let request = decode(&method, args, "id".into(), RequestContext::admin(), false);
+            assert!(matches!(request, Ok(Request::Ask(_))), "{name}: {request:?}");
+        }
+    }
+
+    #[test]
+    fn arguments_that_do_not_fit_are_a_type_error_in_pythons_words() {
+        for (args, words) in [
+            (json!({}), "pause_instance() missing 1 required positional argument: 'instance'"),
+            (json!({"instance": 1, "x": 2}), "got an unexpected keyword argument 'x'"),
+        ] {
+            let fault = decoded("pause_instance", args).unwrap_err();
+            assert_eq!(fault.class, "TypeError");
+            assert!(fault.message.contains(words), "{}", fault.message);
+        }
+        let fault = decoded("stop_instance", json!({})).unwrap_err();
+        let words = "missing 2 required positional arguments: 'instance', 'clean_shutdown'";
+        assert!(fault.message.contains(words), "{}", fault.message);
+    }
+
+    #[test]
+    fn what_is_absent_says_so_and_what_is_unknown_is_no_method() {
+        let fault = decoded("live_migration", json!({})).unwrap_err();
+        assert_eq!((&*fault.class, &*fault.module), ("NotImplementedError", "builtins"));
+        assert_eq!(decoded("frobnicate", json!({})).unwrap_err().class, "NoSuchMethod");
+    }
+
+    #[test]
+    fn an_object_of_another_major_version_is_incompatible() {
+        let (method, mut args) = fixture("pause_instance");
+        args["instance"]["nova_object.version"] = json!("3.0");
+        let fault = decode(&method, args, "id".into(), RequestContext::admin(), false).unwrap_err();
+        assert_eq!(fault.class, "IncompatibleObjectVersion");
+    }
+
+    #[test]
+    fn a_tail_is_a_number_in_any_spelling_or_everything() {
+        let read = |value: Value| tail(Some(&value));
+        assert_eq!(read(json!(null)), Tail::All);
+        assert_eq!(read(json!(3)), Tail::Lines(3));
+        assert_eq!(read(json!("4")), Tail::Lines(4));
+        assert_eq!(read(json!("many")), Tail::Lines(0));
+        assert_eq!(read(json!([1])), Tail::Lines(0));
     }
 }
