@@ -57,6 +57,9 @@ const TOPICS: [&str; 2] = ["compute", "compute-alt"];
 /// How often the neighbours are looked at for `/healthz`.
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
 
+/// How often the journal forgets what ended long ago.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
 /// How long replies and the fanout queues may take to go when the agent stops.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -158,6 +161,8 @@ pub async fn serve(
         builds => builds as usize,
     };
     let dispatcher = Dispatcher::new(backends, journal.clone(), metrics.clone(), builds);
+    let socket = LocalServer::listen(&config.hypernova.socket).await?;
+    dispatcher.prune().await?;
     let resumed = dispatcher.resume().await?;
 
     let operator = Operator::new(
@@ -171,7 +176,6 @@ pub async fn serve(
         metrics.clone(),
         config.default_.rpc_ping_enabled,
     ));
-    let socket = LocalServer::listen(&config.hypernova.socket).await?;
     let (local, from_socket) = mpsc::channel::<Incoming>(SOCKET_BACKLOG);
     let socket = tokio::spawn(socket.serve(local, stop.clone()));
     let mut doors = vec![tokio::spawn(server.clone().serve(from_socket, stop.clone()))];
@@ -193,13 +197,22 @@ pub async fn serve(
     }
     let looking =
         tokio::spawn(look_after(health, hypervisor, journal, bus.as_ref().map(Bus::watch)));
-    let alive = dispatcher.clone();
     let keeper = manager.clone();
     let until = stop_now.clone();
     tokio::spawn(async move {
         // The runtime itself answers here: a stuck one gives no sign of life.
-        keeper.keep_alive(|| async { alive.active() < usize::MAX }, until).await;
+        keeper.keep_alive(|| async { tokio::spawn(async {}).await.is_ok() }, until).await;
     });
+    let pruned = dispatcher.clone();
+    let until = stop.clone();
+    tokio::spawn(until.run_until_cancelled_owned(async move {
+        loop {
+            tokio::time::sleep(PRUNE_EVERY).await;
+            if let Err(error) = pruned.prune().await {
+                warn!(error = %Chain(&error), "the journal is not pruned");
+            }
+        }
+    }));
     if let Some(bus) = &bus {
         let consuming = tokio::time::timeout(Duration::from_secs(10), bus.consuming());
         if consuming.await.is_err() {
@@ -235,8 +248,9 @@ pub async fn serve(
         warn!(?limit, "a step did not end in time: the next start goes on with it");
     }
     looking.abort();
-    // It ends with the stop signal, and takes its socket away.
-    socket.await.ok();
+    // It ends with the stop signal, and takes its socket away; an answer that is still owed, or a
+    // client that doesn't read, must not hold up the end.
+    tokio::time::timeout(CLOSE_WITHIN, socket).await.ok();
     stop_now.cancel();
     info!("stopped");
     Ok(())

@@ -8,9 +8,11 @@
 //! Each instance has one queue and one task, so two workflows never run on one instance at once.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,12 +26,14 @@ use crate::records::{Expected, RecordsError};
 use crate::telemetry::Chain;
 use crate::workflow::any::AnyRecord;
 use crate::workflow::board::{Board, Row, Running};
-use crate::workflow::engine::Controls;
-use crate::workflow::journal::{Head, Journal, JournalError, Phase};
+use crate::workflow::engine::{Controls, pause, write_until_parked};
+use crate::workflow::journal::{Failure, Head, Journal, JournalError, Phase};
 use crate::workflow::{Backends, StepError};
 
 pub mod admission;
 pub mod query;
+#[cfg(test)]
+mod tests;
 
 use admission::{Admission, Refusal, RequestKind, admit};
 
@@ -137,8 +141,6 @@ impl Dispatcher {
     /// # Errors
     /// [`JournalError`] when the journal can't be read.
     pub async fn resume(&self) -> Result<usize, JournalError> {
-        let cutoff = Timestamp::now().as_second().saturating_sub_unsigned(KEEP_SETTLED.as_secs());
-        self.inner.journal.prune(Timestamp::from_second(cutoff)).await?;
         let mut resumed = 0;
         for stored in self.inner.journal.unsettled().await? {
             match AnyRecord::open(stored) {
@@ -161,6 +163,15 @@ impl Dispatcher {
             }
         }
         Ok(resumed)
+    }
+
+    /// Forgets what ended long ago.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the journal can't be written.
+    pub async fn prune(&self) -> Result<usize, JournalError> {
+        let cutoff = Timestamp::now().as_second().saturating_sub_unsigned(KEEP_SETTLED.as_secs());
+        self.inner.journal.prune(Timestamp::from_second(cutoff)).await
     }
 
     /// What is queued, running or stuck.
@@ -209,7 +220,9 @@ impl Dispatcher {
         if deletes {
             // Everything before a delete gives way: what runs is undone, what waits never starts.
             queue.current.iter().for_each(CancellationToken::cancel);
-            queue.waiting.iter().for_each(|waiting| waiting.cancel.cancel());
+            let waiting = queue.waiting.iter();
+            let changes = waiting.filter(|w| RequestKind::of(&w.record) != RequestKind::Delete);
+            changes.for_each(|waiting| waiting.cancel.cancel());
         }
         queue.waiting.push_back(queued);
         drop(queues);
@@ -250,7 +263,9 @@ impl Inner {
             let id = record.head().id.clone();
             let started = std::time::Instant::now();
             self.metrics.workflow_started(record.name());
-            let outcome = self.serve(&mut record, &running, cancel).instrument(span.clone()).await;
+            let controls = Controls { cancel, park: self.park.clone() };
+            let served = self.serve_or_catch(&mut record, &running, &controls);
+            let outcome = served.instrument(span.clone()).await;
             span.in_scope(|| self.tell(&outcome, started.elapsed()));
             let label = outcome.label(record.head().phase);
             self.metrics.workflow_finished(record.name(), label);
@@ -277,34 +292,75 @@ impl Inner {
         }
     }
 
+    /// Serves a request; a panic in it leaves its workflow stuck, and the queue goes on.
+    async fn serve_or_catch(
+        &self,
+        record: &mut AnyRecord,
+        running: &Running,
+        controls: &Controls,
+    ) -> Outcome {
+        let served = AssertUnwindSafe(self.serve(record, running, controls)).catch_unwind().await;
+        let panic = match served {
+            Ok(outcome) => return outcome,
+            Err(panic) => panic,
+        };
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        let error = StepError::Panicked(text.to_owned());
+        let head = record.head_mut();
+        head.phase = Phase::Stuck;
+        head.failure = Some(Failure {
+            message: error.to_string(),
+            class: Class::Refused,
+            step: "-".to_owned(),
+            cancelled: false,
+        });
+        // It is stuck already: what is left is to write that down and to tell the record.
+        let journal = self.journal.as_ref();
+        let told = AssertUnwindSafe(record.run(journal, &self.backends, running, controls));
+        match told.catch_unwind().await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => error!(error = %Chain(&error), "the journal could not be written"),
+            Err(_) => error!("telling of a panic panicked too"),
+        }
+        Outcome::Failed(error)
+    }
+
     async fn serve(
         &self,
         record: &mut AnyRecord,
         running: &Running,
-        cancel: CancellationToken,
+        controls: &Controls,
     ) -> Outcome {
         if self.park.is_cancelled() {
             return Outcome::Parked;
         }
         // What was under way before a restart was admitted then.
         if record.head().phase == Phase::Queued {
-            match self.admit(record, &cancel).await {
+            match self.admit(record, controls).await {
                 Ok(Admission::Run) => {}
                 Ok(Admission::AlreadyDone) => {
-                    return self.close(record, Phase::Done, Outcome::AlreadyDone).await;
+                    return self.close(record, Phase::Done, Outcome::AlreadyDone, controls).await;
                 }
-                Err(outcome) => return self.close(record, Phase::Refused, outcome).await,
+                Err(Outcome::Parked) => return Outcome::Parked,
+                Err(outcome) => {
+                    return self.close(record, Phase::Refused, outcome, controls).await;
+                }
             }
         }
         let is_build = RequestKind::of(record) == RequestKind::Build;
         let _build = match is_build {
-            true => self.builds.acquire().await.ok(),
+            // A delete, or the end of the agent, doesn't wait for other builds.
+            true => tokio::select! {
+                permit = self.builds.acquire() => permit.ok(),
+                () = controls.cancel.cancelled() => None,
+                () = controls.park.cancelled() => None,
+            },
             false => None,
         };
         info!(steps = record.steps(), "started");
-        let controls = Controls { cancel, park: self.park.clone() };
         let journal = self.journal.as_ref();
-        match record.run(journal, &self.backends, running, &controls).await {
+        match record.run(journal, &self.backends, running, controls).await {
             Ok(error) if record.head().phase.is_final() => {
                 self.after(record).await;
                 match (record.head().phase, error) {
@@ -315,7 +371,7 @@ impl Inner {
             }
             Ok(_) => Outcome::Parked,
             Err(error) => {
-                error!(error = %Chain(&error), "the journal failed: the workflow stops here");
+                error!(error = %Chain(&error), "the agent stops before the journal could be written");
                 Outcome::Parked
             }
         }
@@ -325,12 +381,27 @@ impl Inner {
     async fn admit(
         &self,
         record: &mut AnyRecord,
-        cancel: &CancellationToken,
+        controls: &Controls,
     ) -> Result<Admission, Outcome> {
         let kind = RequestKind::of(record);
         let context = record.context().clone();
         let message = record.instance_mut().clone();
-        let instance = match self.backends.records.receive(&context, message).await {
+        let mut attempt = 1;
+        let received = loop {
+            match self.backends.records.receive(&context, message.clone()).await {
+                // The request is ours: it waits for the records, and is not lost.
+                Err(error) if error.class() == Class::Transient => {
+                    warn!(error = %Chain(&error), attempt, "waiting for the records");
+                }
+                received => break received,
+            }
+            pause(attempt, controls).await;
+            attempt += 1;
+            if controls.park.is_cancelled() {
+                return Err(Outcome::Parked);
+            }
+        };
+        let instance = match received {
             Ok(instance) => instance,
             Err(error) if error.class() == Class::Absent && kind == RequestKind::Delete => {
                 return Ok(Admission::AlreadyDone);
@@ -340,7 +411,7 @@ impl Inner {
         let vm_state = instance.vm_state.value().copied();
         let task_state = instance.task_state.value().copied();
         *record.instance_mut() = instance;
-        let decision = match cancel.is_cancelled() {
+        let decision = match controls.cancel.is_cancelled() {
             true => Err(Refusal::being_deleted(kind)),
             false => admit(kind, vm_state, task_state),
         };
@@ -348,13 +419,20 @@ impl Inner {
     }
 
     /// Ends a record that didn't run. A task state that only its request set is taken back.
-    async fn close(&self, record: &mut AnyRecord, phase: Phase, outcome: Outcome) -> Outcome {
+    async fn close(
+        &self,
+        record: &mut AnyRecord,
+        phase: Phase,
+        outcome: Outcome,
+        controls: &Controls,
+    ) -> Outcome {
         let kind = RequestKind::of(record);
         let context = record.context().clone();
         let instance = record.instance_mut();
         let set_by_request =
             instance.task_state.value().is_some_and(|state| kind.task_states().contains(state));
-        if set_by_request && !matches!(outcome, Outcome::Unrecorded(_)) {
+        let is_recorded = !matches!(outcome, Outcome::Unrecorded(_) | Outcome::AlreadyDone);
+        if set_by_request && is_recorded {
             let expected = Expected::OneOf(vec![instance.task_state.value().copied()]);
             instance.task_state.set(None);
             if let Err(error) = self.backends.records.save(&context, instance, expected).await {
@@ -365,7 +443,10 @@ impl Inner {
         head.phase = phase;
         head.settled = true;
         let written = match record.body() {
-            Ok(body) => self.journal.write(record.head(), &body).await,
+            Ok(body) => {
+                let journal = self.journal.as_ref();
+                write_until_parked(record.head(), &body, journal, controls).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = written {
@@ -374,13 +455,13 @@ impl Inner {
         outcome
     }
 
-    /// An instance that is gone leaves no stuck workflows behind.
+    /// After a success nothing of the instance is stuck any more.
     async fn after(&self, record: &AnyRecord) {
-        let done = record.head().phase == Phase::Done;
-        if done && RequestKind::of(record) == RequestKind::Delete {
+        // What worked since has mended, or taken away, what was stuck.
+        if record.head().phase == Phase::Done {
             let uuid = record.head().instance_uuid;
             if let Err(error) = self.journal.forget_stuck(uuid).await {
-                warn!(error = %Chain(&error), "stuck records of a deleted instance are left");
+                warn!(error = %Chain(&error), "stuck records of the instance are left");
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{Vif, VifSource};
+use super::{NetworkError, Vif, VifSource};
 use crate::model::network as model;
 
 const LIBVIRT_NETWORK: &str = "libvirt_network";
@@ -37,11 +37,30 @@ pub fn write(vifs: &[Vif]) -> String {
     json!(all.collect::<Vec<_>>()).to_string()
 }
 
-/// The VIFs of `network_info`. What this mode can't plug is left out, as is text that isn't the
-/// model's: an instance with a broken cache can still be stopped and deleted.
-pub fn read(network_info: &str) -> Vec<Vif> {
-    let vifs: Vec<model::Vif> = serde_json::from_str(network_info).unwrap_or_default();
+/// The VIFs of `network_info`.
+///
+/// # Errors
+/// `Unacceptable` for text that isn't the model's, and for a VIF that this mode can't plug.
+pub fn read(network_info: &str) -> Result<Vec<Vif>, NetworkError> {
+    let vifs =
+        model::parse_network_info(network_info).map_err(|error| unacceptable("-", &error))?;
+    let read = |vif: &model::Vif| {
+        let kind = vif.vif_type.as_deref().unwrap_or("unbound");
+        let reason = format!("an interface of type {kind} is not supported");
+        read_one(vif).ok_or_else(|| unacceptable(&vif.id.to_string(), &reason))
+    };
+    vifs.iter().map(read).collect()
+}
+
+/// Those VIFs of `network_info` that this mode could plug: an instance with a broken cache can
+/// still be deleted.
+pub fn read_known(network_info: &str) -> Vec<Vif> {
+    let vifs = model::parse_network_info(network_info).unwrap_or_default();
     vifs.iter().filter_map(read_one).collect()
+}
+
+fn unacceptable(network: &str, reason: &dyn std::fmt::Display) -> NetworkError {
+    NetworkError::Unacceptable { network: network.to_owned(), reason: reason.to_string() }
 }
 
 fn read_one(vif: &model::Vif) -> Option<Vif> {
@@ -83,8 +102,16 @@ mod tests {
             vif(VifSource::Network { network: "default".to_owned() }),
             vif(VifSource::User),
         ];
-        assert_eq!(read(&write(&all)), all);
-        assert!(read("").is_empty());
-        assert!(read("[{\"id\": 3}]").is_empty());
+        assert_eq!(read(&write(&all)).unwrap(), all);
+        assert_eq!(read_known(&write(&all)), all);
+    }
+
+    #[test]
+    fn an_interface_that_can_not_be_plugged_is_no_interface_less() {
+        let ovs = r#"[{"id": "00000000-0000-0000-0000-000000000001", "type": "ovs"}]"#;
+        for text in [ovs, "[{\"id\": 3}]", "nonsense"] {
+            assert!(read(text).is_err(), "{text}");
+            assert!(read_known(text).is_empty(), "{text}");
+        }
     }
 }

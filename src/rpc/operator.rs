@@ -16,7 +16,7 @@ use crate::hypervisor::{DomainInfo, HypervisorError};
 use crate::model::context::RequestContext;
 use crate::model::object::{Instance, VersionedObject};
 use crate::records::history::{History, RecordedEvent, RecordedFault};
-use crate::workflow::domain::vifs;
+use crate::workflow::domain::known_vifs;
 
 /// The namespace and version of these methods.
 pub const NAMESPACE: &str = "hypernova";
@@ -116,7 +116,7 @@ impl Operator {
             false => Default::default(),
         };
         let (faults, events) = self.history(uuid).await?;
-        let interfaces: Vec<_> = vifs(&instance).iter().map(interface).collect();
+        let interfaces: Vec<_> = known_vifs(&instance).iter().map(interface).collect();
         instance.user_data.load(None);
         Ok(json!({
             "instance": instance.to_primitive(),
@@ -148,7 +148,9 @@ impl Operator {
         let sum = |value: fn(&crate::model::object::Flavor) -> Option<i64>| -> i64 {
             instances.iter().filter_map(|i| i.flavor.get().and_then(value)).sum()
         };
-        let disk = nix::sys::statvfs::statvfs(&self.instances_path).ok();
+        let path = self.instances_path.clone();
+        let disk = tokio::task::spawn_blocking(move || nix::sys::statvfs::statvfs(&path));
+        let disk = disk.await.ok().and_then(Result::ok);
         let gib =
             |blocks: u64| disk.map(|disk| blocks.saturating_mul(disk.fragment_size()) / (1 << 30));
         Ok(json!({

@@ -50,7 +50,7 @@ pub fn object_fault(error: &ObjectError) -> Fault {
     let message = error.to_string();
     match error {
         ObjectError::IncompatibleVersion { class, found, supported } => {
-            Fault::nova("IncompatibleObjectVersion", message)
+            Fault::new("IncompatibleObjectVersion", "oslo_versionedobjects.exception", message)
                 .with("objname", *class)
                 .with("objver", found.as_str())
                 .with("supported", *supported)
@@ -119,7 +119,10 @@ pub fn step_fault(error: &StepError) -> Fault {
             Fault::nova("InvalidInput", message)
         }
         StepError::Cancelled => Fault::nova("UnexpectedDeletingTaskStateError", message),
-        StepError::NoDisk(_) => Fault::nova("InstanceUnacceptable", message),
+        StepError::Panicked(_) => Fault::nova("NovaException", message),
+        StepError::NoDisk(_) | StepError::UnknownDisk(_) => {
+            Fault::nova("InstanceUnacceptable", message)
+        }
         StepError::NotThere { .. } => Fault::nova("NovaException", message),
         StepError::AlreadyThere { uuid, .. } => {
             Fault::nova("InstanceExists", message).with("name", uuid.to_string())
@@ -151,7 +154,9 @@ fn image_fault(error: &ImageError) -> Fault {
             .with("image_id", image.as_str())
             .with("reason", reason.as_str()),
         ImageError::TooLarge { .. } => Fault::nova("FlavorDiskSmallerThanImage", message),
-        ImageError::WrongChecksum { .. } => Fault::nova("CorruptImage", message),
+        ImageError::WrongChecksum { image, .. } => {
+            Fault::nova("ImageUnacceptable", message).with("image_id", image.as_str())
+        }
         ImageError::BadPath(_) | ImageError::Unsupported(_) => Fault::nova("InvalidInput", message),
         ImageError::NoSpace { .. }
         | ImageError::BaseMissing { .. }

@@ -43,8 +43,11 @@ impl GuestDisks {
         }
     }
 
-    /// What the instance's directory holds, by nova's names. Other files are nobody's disks.
-    pub fn found(disks: Vec<Disk>) -> Self {
+    /// What the instance's directory holds, by nova's names.
+    ///
+    /// # Errors
+    /// `UnknownDisk`: a guest must not be started without a disk that it had.
+    pub fn found(disks: Vec<Disk>) -> Result<Self, StepError> {
         let mut found = Self::default();
         for disk in disks {
             match disk.path.file_name().and_then(|name| name.to_str()) {
@@ -52,18 +55,30 @@ impl GuestDisks {
                 Some("disk.config") => found.config_drive = Some(disk),
                 Some("kernel") => found.kernel = Some(disk.path),
                 Some("ramdisk") => found.ramdisk = Some(disk.path),
-                _ => {}
+                _ => return Err(StepError::UnknownDisk(disk.path)),
             }
         }
-        found
+        Ok(found)
     }
 }
 
 /// The interfaces that the instance's record holds.
-pub fn vifs(instance: &Instance) -> Vec<Vif> {
+///
+/// # Errors
+/// `Unacceptable` for one that this mode can't plug: a guest must not be started without an
+/// interface that it had.
+pub fn vifs(instance: &Instance) -> Result<Vec<Vif>, StepError> {
+    Ok(info_cache::read(network_info(instance))?)
+}
+
+/// Those of them that can be read: to show, and to take away with the instance.
+pub fn known_vifs(instance: &Instance) -> Vec<Vif> {
+    info_cache::read_known(network_info(instance))
+}
+
+fn network_info(instance: &Instance) -> &str {
     let cache = instance.info_cache.value();
-    let text = cache.and_then(|cache| cache.network_info.value());
-    text.map(String::as_str).map(info_cache::read).unwrap_or_default()
+    cache.and_then(|cache| cache.network_info.value()).map_or("[]", String::as_str)
 }
 
 /// Writes the interfaces into the instance's record.
@@ -80,7 +95,7 @@ pub fn place_vifs(instance: &mut Instance, vifs: &[Vif]) {
 /// Makes every interface of the record ready on this host.
 pub async fn plug_vifs(instance: &Instance, on: &Backends) -> StepResult {
     let uuid = instance.uuid()?;
-    for vif in vifs(instance) {
+    for vif in vifs(instance)? {
         on.network.plug(uuid, &vif).await?;
     }
     Ok(())
@@ -88,8 +103,14 @@ pub async fn plug_vifs(instance: &Instance, on: &Backends) -> StepResult {
 
 /// Defines the domain anew from the record, as the configuration is now.
 pub async fn define(instance: &Instance, on: &Backends) -> StepResult {
+    let spec = definition(instance, on).await?;
+    Ok(on.hypervisor.define(&spec).await?)
+}
+
+/// What [`define`] would define.
+pub async fn definition(instance: &Instance, on: &Backends) -> Result<DomainSpec, StepError> {
     let uuid = instance.uuid()?;
-    let disks = GuestDisks::found(on.images.disks(uuid).await?);
+    let disks = GuestDisks::found(on.images.disks(uuid).await?)?;
     if disks.root.is_none() {
         return Err(StepError::NoDisk(uuid));
     }
@@ -97,8 +118,7 @@ pub async fn define(instance: &Instance, on: &Backends) -> StepResult {
     let log = on.images.console_log(uuid);
     let firmware = on.hypervisor.firmware(uuid).await?;
     let settings = &on.settings;
-    let spec = spec(instance, &image, &disks, &vifs(instance), settings, log, firmware)?;
-    Ok(on.hypervisor.define(&spec).await?)
+    spec(instance, &image, &disks, &vifs(instance)?, settings, log, firmware)
 }
 
 /// Defines a new instance's domain from its parts, and notes its machine type: it must not change

@@ -10,16 +10,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::board::Running;
-use super::journal::{Failure, Journal, JournalError, Phase, Record};
+use super::journal::{Failure, Head, Journal, JournalError, Phase, Record};
 use super::{Backends, StepError, StepResult};
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
 use crate::telemetry::Chain;
 
-/// How often a step past the point of no return is asked again, and the pause before the first
-/// repeat; it doubles each time.
-const COMMITTED_ATTEMPTS: u32 = 5;
-const COMMITTED_PAUSE: Duration = Duration::from_secs(1);
+/// How often a step or an undo is asked, when asking again may help.
+const ATTEMPTS: u32 = 5;
+
+/// The pause before the second attempt; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a step gets to work with.
 pub struct Stage<'a> {
@@ -86,9 +88,14 @@ pub enum Ending<'a> {
 /// Runs `record` to its end from wherever it stands. Returns the error that stopped it, if one did
 /// in this run.
 ///
+/// A step or an undo that fails is asked again, with growing pauses, where that may help: past the
+/// point of no return and in an undo for every error but a refusal, before it for a transient one.
+/// The journal and the instance's record are asked again until they answer: what comes after must
+/// not overtake a workflow that stands half-way.
+///
 /// # Errors
-/// [`JournalError`] when a record can't be written: the workflow stops where it is, and the next
-/// start takes it up.
+/// [`JournalError`] when a record can't be written and the agent stops: the next start takes the
+/// workflow up.
 ///
 /// # Cancel safety
 /// Not cancel safe: a dropped step leaves its C call or child process running. `controls` are read
@@ -108,7 +115,7 @@ pub async fn run<W: Workflow>(
     }
     let mut attempt = 1;
     while record.head.phase == Phase::Forward && record.head.next < W::STEPS.len() {
-        write(record, journal).await?;
+        write(record, journal, controls).await?;
         if controls.park.is_cancelled() {
             return Ok(None);
         }
@@ -126,8 +133,8 @@ pub async fn run<W: Workflow>(
                 record.head.next += 1;
                 attempt = 1;
             }
-            Err(error) if committed && worth_repeating(&error) && attempt < COMMITTED_ATTEMPTS => {
-                tokio::time::sleep(COMMITTED_PAUSE * 2_u32.pow(attempt - 1)).await;
+            Err(error) if attempt < ATTEMPTS && may_pass(&error, committed) => {
+                pause(attempt, controls).await;
                 attempt += 1;
             }
             Err(error) => {
@@ -145,26 +152,34 @@ pub async fn run<W: Workflow>(
     if record.head.phase == Phase::Forward {
         record.head.phase = Phase::Done;
     }
+    attempt = 1;
     while record.head.phase == Phase::Undoing {
-        write(record, journal).await?;
-        // A record that failed before its first step, or at its last, still names a step.
+        write(record, journal, controls).await?;
         if controls.park.is_cancelled() {
             return Ok(None);
         }
+        // A record that failed before its first step, or at its last, still names a step.
         let position = record.head.next.min(W::STEPS.len().saturating_sub(1));
         let step = W::STEPS[position];
         running.undoing_step(position, &step);
         match timed_undo(step, record.workflow.undo(step, &stage)).await {
             Ok(()) if position == 0 => record.head.phase = Phase::Undone,
-            Ok(()) => record.head.next = position - 1,
+            Ok(()) => {
+                record.head.next = position - 1;
+                attempt = 1;
+            }
+            Err(error) if attempt < ATTEMPTS && may_pass(&error, true) => {
+                pause(attempt, controls).await;
+                attempt += 1;
+            }
             Err(error) => {
                 record.head.undo_failure = Some(Chain(&error).to_string());
                 record.head.phase = Phase::Stuck;
             }
         }
     }
-    write(record, journal).await?;
-    settle(record, journal, &stage).await?;
+    write(record, journal, controls).await?;
+    settle(record, journal, &stage, controls).await?;
     Ok(stopped_by)
 }
 
@@ -173,6 +188,7 @@ async fn settle<W: Workflow>(
     record: &mut Record<W>,
     journal: &dyn Journal,
     stage: &Stage<'_>,
+    controls: &Controls,
 ) -> Result<(), JournalError> {
     let lost = Failure {
         message: "the failure was not recorded".to_owned(),
@@ -180,10 +196,10 @@ async fn settle<W: Workflow>(
         step: String::new(),
         cancelled: false,
     };
-    let failure = record.head.failure.as_ref().unwrap_or(&lost);
+    let failure = record.head.failure.clone().unwrap_or(lost);
     let ending = match record.head.phase {
-        Phase::Undone => Ending::Undone(failure),
-        Phase::Stuck => Ending::Stuck(failure),
+        Phase::Undone => Ending::Undone(&failure),
+        Phase::Stuck => Ending::Stuck(&failure),
         _ => Ending::Done,
     };
     if let Phase::Stuck = record.head.phase {
@@ -194,25 +210,79 @@ async fn settle<W: Workflow>(
             "workflow is stuck: look at the instance, then delete or reset it"
         );
     }
-    match record.workflow.settle(ending, stage).await {
-        Ok(()) => record.head.settled = true,
-        // The instance is gone from the records: there is nobody left to tell.
-        Err(error) if error.class() == Class::Absent => record.head.settled = true,
-        Err(error) => warn!(
-            workflow = W::NAME,
-            error = %Chain(&error),
-            "the end could not be recorded; the next start tries again"
-        ),
+    let mut attempt = 1;
+    loop {
+        match record.workflow.settle(ending, stage).await {
+            Ok(()) => break,
+            // The instance is gone from the records: there is nobody left to tell.
+            Err(error) if error.class() == Class::Absent => break,
+            Err(error) if error.class() == Class::Refused => {
+                error!(workflow = W::NAME, error = %Chain(&error), "the end can't be recorded");
+                break;
+            }
+            Err(error) => {
+                warn!(workflow = W::NAME, error = %Chain(&error), attempt, "the end isn't recorded yet");
+            }
+        }
+        if controls.park.is_cancelled() {
+            // It stays unsettled: the next start tells.
+            return Ok(());
+        }
+        pause(attempt, controls).await;
+        attempt += 1;
     }
-    write(record, journal).await
+    record.head.settled = true;
+    write(record, journal, controls).await
 }
 
-fn worth_repeating(error: &StepError) -> bool {
-    !matches!(error.class(), Class::Refused)
+/// Whether asking again may help.
+fn may_pass(error: &StepError, committed: bool) -> bool {
+    match error.class() {
+        Class::Transient => true,
+        Class::Refused => false,
+        Class::Absent | Class::Reschedule => committed,
+    }
 }
 
-async fn write<W: Workflow>(record: &Record<W>, journal: &dyn Journal) -> Result<(), JournalError> {
-    journal.write(&record.head, &body(record)?).await
+/// The pause before the next attempt: it doubles each time up to its limit, and ends with the
+/// agent.
+pub async fn pause(attempt: u32, controls: &Controls) {
+    let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(attempt - 1)).min(LONGEST_PAUSE);
+    controls.park.run_until_cancelled(tokio::time::sleep(pause)).await;
+}
+
+/// Writes the record, for as long as it takes or until the agent stops.
+async fn write<W: Workflow>(
+    record: &Record<W>,
+    journal: &dyn Journal,
+    controls: &Controls,
+) -> Result<(), JournalError> {
+    let body = body(record)?;
+    write_until_parked(&record.head, &body, journal, controls).await
+}
+
+/// Writes a record, for as long as it takes or until the agent stops.
+///
+/// # Errors
+/// The journal's last one.
+pub async fn write_until_parked(
+    head: &Head,
+    body: &[u8],
+    journal: &dyn Journal,
+    controls: &Controls,
+) -> Result<(), JournalError> {
+    let mut attempt = 1;
+    loop {
+        match journal.write(head, body).await {
+            Ok(()) => return Ok(()),
+            Err(error) if controls.park.is_cancelled() => return Err(error),
+            Err(error) => {
+                error!(error = %Chain(&error), attempt, "the journal can't be written: waiting for it");
+                pause(attempt, controls).await;
+                attempt += 1;
+            }
+        }
+    }
 }
 
 /// The part of a record that only its workflow understands.

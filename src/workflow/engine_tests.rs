@@ -109,8 +109,17 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                 if position >= W::COMMITTED_FROM {
                     assert_eq!(record.head.phase, Phase::Stuck, "{at}");
                     let after = world.state().await;
-                    if after["record"][4] != true {
-                        assert_eq!(after["record"][0], "error", "{at}");
+                    let (vm_state, task_state) = (&after["record"][0], &after["record"][1]);
+                    assert_eq!(*task_state, Value::Null, "{at}");
+                    let by_domain = match after["domain"][0].as_str() {
+                        Some("running") => "active",
+                        _ => "stopped",
+                    };
+                    let deleted = after["record"][4] == true;
+                    match W::NAME {
+                        _ if deleted => {}
+                        PowerOff::NAME | Reboot::NAME => assert_eq!(vm_state, by_domain, "{at}"),
+                        _ => assert_eq!(vm_state, "error", "{at}"),
                     }
                     continue;
                 }
@@ -327,11 +336,57 @@ async fn both_errors_are_kept_when_an_undo_fails() {
     let world = World::new();
     let fail = Some(("StartDomain".to_owned(), When::After));
     let mut record = world.record(Tampered { inner: spawn(), fail, twice: false }).await;
-    world.hypervisor.fail_at("undefine");
+    world.hypervisor.fail_always("undefine");
     world.run(&mut record, &MemoryJournal::default()).await.unwrap();
     assert_eq!(record.head.phase, Phase::Stuck);
     assert!(record.head.failure.is_some_and(|failure| failure.step == "StartDomain"));
     assert!(record.head.undo_failure.is_some());
     let state = world.state().await;
     assert_eq!(state["record"][0], "error", "an operator sees it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_undo_that_fails_once_is_asked_again() {
+    let world = World::new();
+    let fail = Some(("StartDomain".to_owned(), When::After));
+    let mut record = world.record(Tampered { inner: spawn(), fail, twice: false }).await;
+    world.hypervisor.fail_at("undefine");
+    world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+    assert_eq!(record.head.phase, Phase::Undone);
+    assert_eq!(world.leftovers().await, Vec::<String>::new());
+}
+
+/// The agent told the user that the guest is there, and died before it noted that it had.
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_is_in_use_outlives_the_resumed_end_of_its_build() {
+    let world = World::new();
+    let mut record = world.record(spawn()).await;
+    let journal = MemoryJournal::breaking_at(Spawn::STEPS.len());
+    world.run(&mut record, &journal).await.expect_err("the journal breaks");
+    assert_eq!(world.state().await["record"][0], "active");
+    // Meanwhile nova-api has begun to stop it.
+    let mut stopping = world.record(power_off()).await;
+    let task_state = Some(TaskState::PoweringOff);
+    stopping.workflow.subject.instance.task_state.set(task_state);
+    let context = crate::model::context::RequestContext::admin();
+    let instance = &mut stopping.workflow.subject.instance;
+    use crate::records::{Expected, Records};
+    world.records.save(&context, instance, Expected::Any).await.unwrap();
+    let before = world.state().await;
+    let mut found = journal.found().unwrap();
+    let on = world.backends();
+    let healthy = MemoryJournal::default();
+    found.run(&healthy, &on, &Running::detached(), &Controls::default()).await.unwrap();
+    assert_eq!(found.head().phase, Phase::Done);
+    assert_eq!(world.state().await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_is_locked_for_a_while_is_waited_for() {
+    let world = World::new();
+    let mut record = world.record(spawn()).await;
+    let journal = MemoryJournal::failing_at(5);
+    world.run(&mut record, &journal).await.unwrap();
+    assert_eq!(record.head.phase, Phase::Done);
+    assert!(record.head.settled);
 }

@@ -18,6 +18,8 @@ use crate::records::{Expected, InstanceFault};
 
 /// How often a domain is asked for its state while an event is awaited: events can be lost.
 const POLL: Duration = Duration::from_millis(500);
+/// What an image may ask for: whoever made it must not hold up a host's instance for ever.
+const MAX_SHUTDOWN_SECONDS: u64 = 3600;
 /// nova cuts a fault's message to the column's width. nova: compute/utils.py
 const FAULT_MESSAGE_LENGTH: usize = 255;
 
@@ -78,14 +80,6 @@ impl Subject {
         Ok(stage.on.records.save(stage.context, &mut self.instance, expected).await?)
     }
 
-    /// Takes [`Subject::record`] back.
-    pub async fn unrecord(&mut self, stage: &Stage<'_>) -> StepResult {
-        let Some(before) = self.before.clone() else { return Ok(()) };
-        self.instance.vm_state.set(before.vm_state);
-        self.instance.power_state.set(before.power_state);
-        Ok(stage.on.records.save(stage.context, &mut self.instance, Expected::Any).await?)
-    }
-
     /// The usual end: the task is over, a failure becomes a fault, and a stuck instance an error.
     pub async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
         let uuid = self.uuid()?;
@@ -106,6 +100,24 @@ impl Subject {
                 self.fault(failure, stage).await
             }
         }
+    }
+
+    /// The end of what can't be undone but leaves the domain as it is: a stuck instance is what its
+    /// domain says. nova: compute/manager.py, reboot_instance, "instance is running"
+    pub async fn settle_by_domain(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
+        let Ending::Stuck(failure) = ending else { return self.settle(ending, stage).await };
+        let uuid = self.uuid()?;
+        let Ok(found) = stage.on.hypervisor.domain(uuid).await else {
+            return self.settle(ending, stage).await;
+        };
+        let runs = is_active(found.as_ref());
+        let before = self.vm_state_before().unwrap_or(VmState::Error);
+        let power_state = found.map_or(PowerState::NoState, |info| info.power_state);
+        self.instance.vm_state.set(Some(if runs { before } else { VmState::Stopped }));
+        self.instance.task_state.set(None);
+        self.instance.power_state.set(Some(power_state.number()));
+        stage.on.records.save(stage.context, &mut self.instance, Expected::Any).await?;
+        self.fault(failure, stage).await
     }
 
     /// Records the failure as the instance's fault and as its event's result.
@@ -189,12 +201,10 @@ pub fn is_running(found: Option<&DomainInfo>) -> bool {
     found.is_some_and(|info| info.power_state == PowerState::Running)
 }
 
-/// Whether the domain holds memory and disks: running, paused, or suspended by its guest.
+/// Whether the domain holds memory and disks. libvirt numbers a domain for as long as its QEMU is
+/// there, also while it ends.
 pub fn is_active(found: Option<&DomainInfo>) -> bool {
-    found.is_some_and(|info| {
-        matches!(info.power_state, PowerState::Running | PowerState::Paused | PowerState::Suspended)
-            && info.id.is_some()
-    })
+    found.is_some_and(|info| info.id.is_some())
 }
 
 /// Presses the power button until the guest is off or `shutdown_timeout` is over, pressing again
@@ -204,19 +214,22 @@ pub async fn shut_down(on: &Backends, uuid: Uuid, timeout: Duration) -> Result<b
     let deadline = Instant::now() + timeout;
     loop {
         let found = on.hypervisor.domain(uuid).await?;
-        // A paused guest can't react.
-        if !is_running(found.as_ref()) {
-            return Ok(!is_active(found.as_ref()));
+        if !is_active(found.as_ref()) {
+            return Ok(true);
         }
+        let ends = found.as_ref().is_some_and(|info| info.power_state == PowerState::Shutdown);
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        // A paused guest can't react.
+        if left.is_zero() || !(ends || is_running(found.as_ref())) {
             return Ok(false);
         }
-        match on.hypervisor.press_power_button(uuid).await {
-            Ok(()) => {}
-            // It may have gone off between the look and the press.
-            Err(HypervisorError::Refused { .. } | HypervisorError::NoDomain(_)) => {}
-            Err(error) => return Err(error.into()),
+        if !ends {
+            match on.hypervisor.press_power_button(uuid).await {
+                Ok(()) => {}
+                // It may have gone off between the look and the press.
+                Err(HypervisorError::Refused { .. } | HypervisorError::NoDomain(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let within = left.min(on.settings.shutdown_retry_interval.max(POLL));
         match await_domain(on, uuid, "shut off", within, |found| !is_active(found)).await {
@@ -243,7 +256,7 @@ pub async fn cut_power(on: &Backends, uuid: Uuid) -> StepResult {
 pub fn shutdown_timeout(instance: &Instance, on: &Backends) -> Duration {
     let metadata = instance.system_metadata.get();
     let own = metadata.and_then(|all| all.get("image_os_shutdown_timeout")).cloned().flatten();
-    let seconds = own.and_then(|text| text.parse().ok());
+    let seconds = own.and_then(|text| text.parse().ok()).filter(|own| *own <= MAX_SHUTDOWN_SECONDS);
     seconds.map_or(on.settings.shutdown_timeout, Duration::from_secs)
 }
 

@@ -139,6 +139,8 @@ pub enum JournalError {
          with the agent that wrote it, or move the file away"
     )]
     Format { path: String, found: i64 },
+    #[error("the journal {path} is in use by another agent")]
+    InUse { path: String },
     /// Sealed with another key, or damaged.
     #[error("record {id} of the journal can't be opened: {message}")]
     Unreadable { id: String, message: String },

@@ -158,6 +158,12 @@ pub enum StepError {
     BadUserData,
     #[error("the system gives no random bytes")]
     NoRandom,
+    /// A disk in the instance's directory that this agent can't give its guest.
+    #[error("the disk {} is of a kind that is not supported", .0.display())]
+    UnknownDisk(std::path::PathBuf),
+    /// A bug: it is logged with its place, and the instance is left as it is.
+    #[error("the agent failed in the middle of it: {0}")]
+    Panicked(String),
     /// There is nothing to boot from: its build never got so far, or its directory is gone.
     #[error("instance {0} has no disk on this host")]
     NoDisk(uuid::Uuid),
@@ -180,6 +186,8 @@ impl StepError {
             | Self::NotSupported(_)
             | Self::BadUserData
             | Self::NoDisk(_)
+            | Self::UnknownDisk(_)
+            | Self::Panicked(_)
             | Self::AlreadyThere { .. } => Class::Refused,
             Self::NotThere { .. } | Self::NoRandom | Self::NoSerialPort => Class::Reschedule,
         }

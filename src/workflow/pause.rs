@@ -32,6 +32,8 @@ impl Workflow for Pause {
     type Step = Step;
     const NAME: &'static str = "pause";
     const STEPS: &'static [Step] = &[Step::Begin, Step::PauseDomain, Step::Record];
+    /// The guest is paused and its user may see it: only the record is left to write.
+    const COMMITTED_FROM: usize = 2;
 
     async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
@@ -65,7 +67,8 @@ impl Workflow for Pause {
                 }
             }
             Step::PauseDomain => Ok(()),
-            Step::Record => self.subject.unrecord(stage).await,
+            // It is never undone.
+            Step::Record => Ok(()),
         }
     }
 

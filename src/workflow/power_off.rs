@@ -62,6 +62,6 @@ impl Workflow for PowerOff {
     }
 
     async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
-        self.subject.settle(ending, stage).await
+        self.subject.settle_by_domain(ending, stage).await
     }
 }

@@ -37,12 +37,22 @@ impl Workflow for PowerOn {
     const NAME: &'static str = "power_on";
     const STEPS: &'static [Step] =
         &[Step::Begin, Step::PlugVifs, Step::DefineDomain, Step::StartDomain, Step::Record];
+    /// The guest runs and may be in use: only the record is left to write.
+    const COMMITTED_FROM: usize = 4;
 
     async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
         match step {
             Step::Begin => {
-                self.was_off |= !is_active(on.hypervisor.domain(uuid).await?.as_ref());
+                let found = on.hypervisor.domain(uuid).await?;
+                let alive = found.as_ref().is_some_and(|info| {
+                    matches!(info.power_state, PowerState::Running | PowerState::Paused)
+                });
+                if is_active(found.as_ref()) && !alive {
+                    // Crashed, or about to be off: there is nothing left to keep.
+                    cut_power(on, uuid).await?;
+                }
+                self.was_off |= !alive;
                 self.subject.begin(stage).await
             }
             Step::PlugVifs => plug_vifs(&self.subject.instance, on).await,
@@ -66,7 +76,8 @@ impl Workflow for PowerOn {
             Step::Begin | Step::PlugVifs | Step::DefineDomain => Ok(()),
             Step::StartDomain if self.was_off => cut_power(stage.on, self.subject.uuid()?).await,
             Step::StartDomain => Ok(()),
-            Step::Record => self.subject.unrecord(stage).await,
+            // It is never undone.
+            Step::Record => Ok(()),
         }
     }
 

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::StepResult;
-use super::domain::{define, plug_vifs};
+use super::domain::{define, definition, plug_vifs};
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, await_running, cut_power, expecting, is_active, shut_down};
 use crate::hypervisor::{DomainInfo, StartOptions};
@@ -96,6 +96,8 @@ impl Workflow for Reboot {
                     self.old_id = on.hypervisor.domain(uuid).await?.and_then(|info| info.id);
                     self.began = true;
                 }
+                // What can't be defined again is not cut off first.
+                definition(&self.subject.instance, on).await?;
                 self.subject.begin(stage).await?;
                 self.subject.instance.task_state.set(Some(self.started()));
                 let expected = self.expected();
@@ -151,6 +153,6 @@ impl Workflow for Reboot {
     }
 
     async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
-        self.subject.settle(ending, stage).await
+        self.subject.settle_by_domain(ending, stage).await
     }
 }

@@ -46,6 +46,8 @@ impl Workflow for Resume {
     type Step = Step;
     const NAME: &'static str = "resume";
     const STEPS: &'static [Step] = &[Step::Begin, Step::PlugVifs, Step::StartDomain, Step::Record];
+    /// The guest runs and may be in use: only the record is left to write.
+    const COMMITTED_FROM: usize = 3;
 
     async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
@@ -90,13 +92,8 @@ impl Workflow for Resume {
                 }
                 Ok(())
             }
-            Step::Record => {
-                let old = VmState::Active.as_str().to_owned();
-                self.subject.instance.system_metadata.update(|metadata| {
-                    metadata.insert(OLD_VM_STATE.to_owned(), Some(old));
-                });
-                self.subject.unrecord(stage).await
-            }
+            // It is never undone.
+            Step::Record => Ok(()),
         }
     }
 

@@ -165,6 +165,8 @@ impl Workflow for Spawn {
         Step::StartDomain,
         Step::Activate,
     ];
+    /// The guest runs and may be in use: only the record is left to write.
+    const COMMITTED_FROM: usize = 11;
 
     async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
@@ -254,6 +256,12 @@ impl Workflow for Spawn {
                 Ok(())
             }
             Step::Activate => {
+                let recorded = on.records.instance(stage.context, uuid).await?;
+                let state = recorded.as_ref().and_then(|found| found.vm_state.value());
+                if state.is_some_and(|state| *state != VmState::Building) {
+                    // An earlier attempt told it, and the guest may be in use since.
+                    return Ok(());
+                }
                 self.subject.instance.launched_at.set(now());
                 self.subject.record(VmState::Active, PowerState::Running, building(), stage).await
             }
@@ -281,6 +289,7 @@ impl Workflow for Spawn {
             }
             Step::DefineDomain => Ok(on.hypervisor.undefine(uuid).await?),
             Step::StartDomain => cut_power(on, uuid).await,
+            // It is never undone.
             Step::Activate => Ok(()),
         }
     }
@@ -288,7 +297,7 @@ impl Workflow for Spawn {
     async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
         let failure = match ending {
             Ending::Done => return self.subject.settle(ending, stage).await,
-            Ending::Stuck(failure) => failure,
+            Ending::Stuck(_) => return self.subject.settle(ending, stage).await,
             Ending::Undone(failure) => {
                 // Nothing of it is left here.
                 let instance = &mut self.subject.instance;
@@ -298,7 +307,6 @@ impl Workflow for Spawn {
                 failure
             }
         };
-        let instance = &mut self.subject.instance;
         if failure.cancelled {
             // The delete that follows owns the states.
             let (uuid, event) = (self.subject.uuid()?, &self.subject.event);
@@ -307,6 +315,7 @@ impl Workflow for Spawn {
                 .event_finished(stage.context, uuid, event, failed)
                 .await?);
         }
+        let instance = &mut self.subject.instance;
         instance.vm_state.set(Some(VmState::Error));
         instance.task_state.set(None);
         instance.power_state.set(Some(PowerState::NoState.number()));

@@ -3,10 +3,13 @@
 //! WAL with `synchronous=FULL`: a write has reached the disk when it returns. Bodies are sealed
 //! (`seal.rs`); everything an operator needs is in plain columns.
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
@@ -40,6 +43,8 @@ pub struct SqliteJournal {
 
 struct Shared {
     path: String,
+    /// Held as long as the journal is open: two agents would do each other's workflows again.
+    _lock: Flock<File>,
     connection: Mutex<Connection>,
     seal: Seal,
 }
@@ -62,6 +67,16 @@ impl SqliteJournal {
             builder.recursive(true).mode(0o700);
             builder.create(directory).map_err(|error| fail("created", error.to_string()))?;
         }
+        let lock_path = path.with_extension("lock");
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(|error| fail("locked", error.to_string()))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| JournalError::InUse { path: name.clone() })?;
         let key = path.with_extension("key");
         let seal = Seal::open(&key)
             .map_err(|error| fail("opened", crate::telemetry::Chain(&error).to_string()))?;
@@ -81,7 +96,7 @@ impl SqliteJournal {
             .execute_batch(SCHEMA)
             .and_then(|()| connection.pragma_update(None, "user_version", FORMAT))
             .map_err(|error| fail("prepared", error.to_string()))?;
-        let shared = Shared { path: name, connection: Mutex::new(connection), seal };
+        let shared = Shared { path: name, _lock: lock, connection: Mutex::new(connection), seal };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -140,7 +155,8 @@ impl Journal for SqliteJournal {
     }
 
     async fn write(&self, head: &Head, body: &[u8]) -> Result<(), JournalError> {
-        let (head, body) = (head.clone(), body.to_vec());
+        // What has ended needs its body no more, and the body may hold a password.
+        let (head, body) = (head.clone(), if head.settled { Vec::new() } else { body.to_vec() });
         self.with("written", move |shared, connection| {
             let sealed = shared.seal.seal(&head.id, &body)?;
             connection.execute(
@@ -167,10 +183,19 @@ impl Journal for SqliteJournal {
             let mut statement = connection.prepare(&format!(
                 "SELECT {HEAD}, body FROM workflow WHERE settled = 0 ORDER BY position"
             ))?;
-            let rows = statement
-                .query_map([], |row| Ok((head(row)?, row.get::<_, Vec<u8>>(9)?)))?
-                .collect::<Result<Vec<_>, _>>()?;
+            let mut rows = Vec::new();
             // One damaged record must not keep the others, or the agent, from going on.
+            for row in statement.query_map([], |row| {
+                let id = row.get::<_, String>(0)?;
+                Ok((id, head(row).and_then(|head| Ok((head, row.get::<_, Vec<u8>>(9)?)))))
+            })? {
+                match row? {
+                    (_, Ok(row)) => rows.push(row),
+                    (id, Err(error)) => {
+                        tracing::error!(id, %error, "a row of the journal makes no sense; it stays");
+                    }
+                }
+            }
             let open = |(head, sealed): (Head, Vec<u8>)| match shared.seal.unseal(&head.id, &sealed)
             {
                 Ok(body) => Some(Stored { head, body }),
@@ -313,6 +338,47 @@ mod tests {
             let bytes = std::fs::read(file.unwrap().path()).unwrap();
             assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
         }
+    }
+
+    #[tokio::test]
+    async fn one_agent_has_the_journal() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal.db");
+        let journal = SqliteJournal::open(&path).unwrap();
+        assert!(matches!(SqliteJournal::open(&path), Err(JournalError::InUse { .. })));
+        drop(journal);
+        SqliteJournal::open(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_row_that_makes_no_sense_leaves_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal.db");
+        let journal = SqliteJournal::open(&path).unwrap();
+        journal.add(&example("a"), b"a").await.unwrap();
+        journal.add(&example("b"), b"b").await.unwrap();
+        let broken = "UPDATE workflow SET phase = 'sideways' WHERE id = 'a'";
+        Connection::open(&path).unwrap().execute(broken, []).unwrap();
+        let found = journal.unsettled().await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].head.id, "b");
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_keeps_no_body() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal.db");
+        let journal = SqliteJournal::open(&path).unwrap();
+        let mut head = example("a");
+        journal.add(&head, &[7; 4096]).await.unwrap();
+        head.phase = Phase::Done;
+        head.settled = true;
+        journal.write(&head, &[7; 4096]).await.unwrap();
+        let length = "SELECT length(body) FROM workflow WHERE id = 'a'";
+        let length: i64 =
+            Connection::open(&path).unwrap().query_row(length, [], |row| row.get(0)).unwrap();
+        assert!(length < 64, "{length}");
+        assert!(!journal.add(&head, b"again").await.unwrap(), "a redelivery is still recognised");
     }
 
     #[tokio::test]

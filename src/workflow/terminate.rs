@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::StepResult;
-use super::domain::vifs;
+use super::domain::known_vifs;
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, cut_power, now};
 use crate::model::class::Class;
@@ -60,14 +60,14 @@ impl Workflow for Terminate {
                 Ok(())
             }
             Step::UnplugVifs => {
-                for vif in vifs(&self.subject.instance) {
+                for vif in known_vifs(&self.subject.instance) {
                     on.network.unplug(uuid, &vif).await?;
                 }
                 Ok(())
             }
             Step::RemoveDirectory => Ok(on.images.remove_directory(uuid).await?),
             Step::DeallocateNetwork => {
-                let vifs = vifs(&self.subject.instance);
+                let vifs = known_vifs(&self.subject.instance);
                 Ok(on.network.deallocate(stage.context, uuid, &vifs).await?)
             }
             Step::RecordDeleted => {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::any::AnyRecord;
@@ -77,11 +78,12 @@ impl World {
     pub async fn run<W: Workflow>(
         &self,
         record: &mut Record<W>,
-        journal: &dyn Journal,
+        journal: &MemoryJournal,
     ) -> Result<Option<StepError>, JournalError> {
         let running = Running::detached();
         let on = self.backends();
-        super::engine::run(record, journal, &on, &running, &Controls::default()).await
+        let controls = Controls { park: journal.crash.clone(), ..Controls::default() };
+        super::engine::run(record, journal, &on, &running, &controls).await
     }
 
     /// Everything of the instance on this host, and what its record says.
@@ -198,15 +200,23 @@ pub fn spawn() -> Spawn {
 /// A journal in memory that can break at a given write, as a crash would.
 #[derive(Default)]
 pub struct MemoryJournal {
+    /// Cancelled when it breaks: nobody waits for the disk of an agent that is gone.
+    pub crash: CancellationToken,
     records: Mutex<Vec<Stored>>,
     writes: Mutex<usize>,
     break_at: Option<usize>,
+    fail_at: Option<usize>,
 }
 
 impl MemoryJournal {
     /// Breaks at write number `write`, counted from 0: it doesn't reach the disk.
     pub fn breaking_at(write: usize) -> Self {
         Self { break_at: Some(write), ..Self::default() }
+    }
+
+    /// Write number `write` fails, and the next one works: somebody had it locked.
+    pub fn failing_at(write: usize) -> Self {
+        Self { fail_at: Some(write), ..Self::default() }
     }
 
     pub fn writes(&self) -> usize {
@@ -232,7 +242,16 @@ impl Journal for MemoryJournal {
         let mut writes = self.writes.lock().unwrap();
         let number = *writes;
         *writes += 1;
+        if self.fail_at == Some(number) {
+            let message = "locked".to_owned();
+            return Err(JournalError::Storage {
+                path: String::new(),
+                operation: "written",
+                message,
+            });
+        }
         if self.break_at.is_some_and(|at| number >= at) {
+            self.crash.cancel();
             let message = "told to break".to_owned();
             return Err(JournalError::Storage {
                 path: String::new(),
