@@ -37,7 +37,7 @@ use crate::rpc::bus::{Bus, BusError, BusSettings};
 use crate::rpc::incoming::Incoming;
 use crate::rpc::local::{LocalError, LocalServer};
 use crate::rpc::operator::Operator;
-use crate::rpc::options::{LoginMethod, RabbitOptions};
+use crate::rpc::options::{Failover, LoginMethod, RabbitOptions};
 use crate::rpc::server::Server;
 use crate::rpc::transport_url::{TransportUrl, TransportUrlError};
 use crate::rpc::watchdog::Watchdog;
@@ -349,6 +349,7 @@ pub fn libvirt_options(config: &Config) -> Result<LibvirtOptions, AgentError> {
     let uri = libvirt.connection_uri.as_deref();
     let mut options = LibvirtOptions::from_config(libvirt.virt_type.as_str(), uri);
     options.call_timeout = config.hypernova.libvirt_call_timeout;
+    options.concurrent_calls = config.hypernova.libvirt_concurrent_calls;
     Ok(options)
 }
 
@@ -435,6 +436,7 @@ pub fn guest_options(config: &Config) -> GuestOptions {
         mem_stats_period_seconds: u32::try_from(libvirt.mem_stats_period_seconds).unwrap_or(0),
         rng_dev_path: libvirt.rng_dev_path.clone(),
         sysinfo_serial: libvirt.sysinfo_serial.as_str().to_owned(),
+        tb_cache_size: libvirt.tb_cache_size,
         rx_queue_size: libvirt.rx_queue_size,
         max_queues: libvirt.max_queues,
         direct_io: takes_direct_io(&config.default_.instances_path),
@@ -493,7 +495,7 @@ pub fn bus_settings(config: &Config) -> Result<Option<BusSettings>, AgentError> 
 }
 
 fn rabbit_options(config: &Config) -> RabbitOptions {
-    use crate::config::oslo_messaging_rabbit::LoginMethod as Configured;
+    use crate::config::oslo_messaging_rabbit::{FailoverStrategy, LoginMethod as Configured};
     let section = &config.oslo_messaging_rabbit;
     RabbitOptions {
         amqp_durable_queues: section.amqp_durable_queues,
@@ -514,6 +516,11 @@ fn rabbit_options(config: &Config) -> RabbitOptions {
         rabbit_retry_backoff: section.rabbit_retry_backoff,
         rabbit_interval_max: section.rabbit_interval_max,
         kombu_reconnect_delay: section.kombu_reconnect_delay,
+        kombu_reconnect_splay: section.kombu_reconnect_splay,
+        kombu_failover_strategy: match section.kombu_failover_strategy {
+            FailoverStrategy::RoundRobin => Failover::RoundRobin,
+            FailoverStrategy::Shuffle => Failover::Shuffle,
+        },
         rabbit_login_method: match section.rabbit_login_method {
             Configured::Plain => LoginMethod::Plain,
             Configured::AmqPlain => LoginMethod::AmqPlain,
@@ -521,13 +528,13 @@ fn rabbit_options(config: &Config) -> RabbitOptions {
             Configured::RabbitCrDemo => LoginMethod::RabbitCrDemo,
         },
         kombu_missing_consumer_retry_timeout: section.kombu_missing_consumer_retry_timeout,
+        direct_mandatory_flag: section.direct_mandatory_flag,
         enable_cancel_on_failover: section.enable_cancel_on_failover,
         ssl: section.ssl,
         ssl_key_file: section.ssl_key_file.clone(),
         ssl_cert_file: section.ssl_cert_file.clone(),
         ssl_ca_file: section.ssl_ca_file.clone(),
         ssl_enforce_hostname_verification: section.ssl_enforce_hostname_verification,
-        ..RabbitOptions::default()
     }
 }
 

@@ -114,6 +114,9 @@ section! {
     /// Where a guest's SMBIOS serial number comes from.
     sysinfo_serial: SysinfoSerial = Opt::choice(SysinfoSerial::CHOICES).default("unique");
 
+    /// The translation cache of software emulation. Unset or 0: the hypervisor's choice.
+    tb_cache_size: Option<u32> = Opt::integer(0, u32::MAX as i64).unit("MiB");
+
     /// PCIe ports of q35 and virt machines, for hot plug; 0: libvirt's choice.
     num_pcie_ports: u32 = Opt::integer(0, 28).default("0");
 

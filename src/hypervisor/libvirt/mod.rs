@@ -32,9 +32,6 @@ mod state;
 mod stats;
 pub mod xml;
 
-/// Calls at once on the shared connection, one below libvirtd's `max_client_requests`.
-const SHARED_CALLS: usize = 4;
-
 /// Long calls at once, each with a connection.
 const JOBS: usize = 8;
 
@@ -50,6 +47,9 @@ pub struct LibvirtOptions {
     pub uri: String,
     /// Deadline of a short call, waiting for its turn and for the connection included.
     pub call_timeout: Duration,
+    /// Short calls at once on the shared connection; at least 1, and below libvirtd's
+    /// `max_client_requests`.
+    pub concurrent_calls: usize,
     /// Deadline of a start (a restore from managed save included), of a destroy, and of what makes
     /// libvirt ask QEMU for its capabilities: a definition, the host's own capabilities.
     pub job_timeout: Duration,
@@ -65,6 +65,7 @@ impl LibvirtOptions {
         Self {
             uri: uri.into(),
             call_timeout: Duration::from_secs(30),
+            concurrent_calls: 4,
             job_timeout: Duration::from_secs(180),
             reconnect_patience: Duration::from_secs(15),
             keepalive: (5, 3),
@@ -115,7 +116,7 @@ impl Libvirt {
         let connections = Arc::new(Connections::new(&options, events.clone())?);
         let libvirt = Self {
             connections,
-            permits: Arc::new(Semaphore::new(SHARED_CALLS)),
+            permits: Arc::new(Semaphore::new(options.concurrent_calls)),
             job_permits: Arc::new(Semaphore::new(JOBS)),
             events,
             options,
