@@ -123,12 +123,6 @@ section! {
     /// The receive queue of virtio interfaces. Unset: the hypervisor's default.
     rx_queue_size: Option<u32> = Opt::kind(QUEUE_SIZES).unit("packets");
 
-    /// The transmit queue of virtio interfaces. Unset: the hypervisor's default.
-    tx_queue_size: Option<u32> = Opt::kind(QUEUE_SIZES).unit("packets");
-
     /// The most queues of a virtio interface. Unset: what the kernel allows.
     max_queues: Option<u32> = Opt::integer(1, u32::MAX as i64);
-
-    /// Whether interfaces are virtio when the image doesn't say.
-    use_virtio_for_bridges: bool = Opt::boolean().default("true");
 }
