@@ -11,7 +11,7 @@
 //! wait: hence few permits on the shared connection, and other connections for long work.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::timeout;
@@ -28,9 +28,12 @@ mod domains;
 mod errors;
 mod events;
 mod jobs;
+mod observer;
 mod state;
 mod stats;
 pub mod xml;
+
+pub use observer::Observer;
 
 /// Long calls at once, each with a connection.
 const JOBS: usize = 8;
@@ -42,7 +45,7 @@ const ATTEMPTS: u32 = 3;
 const EVENT_BACKLOG: usize = 1024;
 
 /// How to reach libvirt, and how long to wait for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct LibvirtOptions {
     pub uri: String,
     /// Deadline of a short call, waiting for its turn and for the connection included.
@@ -57,6 +60,8 @@ pub struct LibvirtOptions {
     pub reconnect_patience: Duration,
     /// Seconds between keepalives, and how many may go unanswered.
     pub keepalive: (u32, u32),
+    /// Who is told how libvirt answers.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl LibvirtOptions {
@@ -69,6 +74,7 @@ impl LibvirtOptions {
             job_timeout: Duration::from_secs(180),
             reconnect_patience: Duration::from_secs(15),
             keepalive: (5, 3),
+            observer: None,
         }
     }
 
@@ -147,6 +153,7 @@ impl Libvirt {
         T: Send + 'static,
         F: Fn(&Connect) -> Result<T, Fault> + Send + Sync + 'static,
     {
+        let started = Instant::now();
         let f = Arc::new(f);
         let work = async {
             let permit = Arc::clone(&self.permits).acquire_owned().await;
@@ -188,7 +195,10 @@ impl Libvirt {
             }
         };
         let after = self.options.call_timeout;
-        timeout(after, work).await.unwrap_or(Err(HypervisorError::TimedOut { operation, after }))
+        let timed_out = Err(HypervisorError::TimedOut { operation, after });
+        let result = timeout(after, work).await.unwrap_or(timed_out);
+        self.observe(operation, started, &result);
+        result
     }
 }
 
