@@ -21,7 +21,7 @@ use crate::dispatch::Dispatcher;
 use crate::health::{Component, Health, HealthError, HealthServer, Metrics, State};
 use crate::hypervisor::fake::FakeHypervisor;
 use crate::hypervisor::guest::{GuestHost, GuestOptions, SpiceServer};
-use crate::hypervisor::libvirt::{Libvirt, LibvirtOptions};
+use crate::hypervisor::libvirt::{Libvirt, LibvirtOptions, Observer};
 use crate::hypervisor::spec::SpiceOptions;
 use crate::hypervisor::{HostInfo, Hypervisor, HypervisorError};
 use crate::images::config_disk::ConfigDriveFormat;
@@ -34,10 +34,11 @@ use crate::network::standalone::StandaloneNetwork;
 use crate::records::sqlite::{OpenError, SqliteRecords};
 use crate::rpc::amqp::Consuming;
 use crate::rpc::bus::{Bus, BusError, BusSettings};
+use crate::rpc::counters::Counts;
 use crate::rpc::incoming::Incoming;
 use crate::rpc::local::{LocalError, LocalServer};
 use crate::rpc::operator::Operator;
-use crate::rpc::options::{LoginMethod, RabbitOptions};
+use crate::rpc::options::{Failover, LoginMethod, RabbitOptions};
 use crate::rpc::server::Server;
 use crate::rpc::transport_url::{TransportUrl, TransportUrlError};
 use crate::rpc::watchdog::Watchdog;
@@ -144,7 +145,8 @@ pub async fn serve(
     make_directories(&config)?;
     let journal = Arc::new(SqliteJournal::open(&config.hypernova.journal)?);
     let records = SqliteRecords::open(&config.hypernova.records, &config.default_.host)?;
-    let Some(connected) = await_hypervisor(&config, &manager, &stop).await? else {
+    let metrics = Arc::new(Metrics::new());
+    let Some(connected) = await_hypervisor(&config, &metrics, &manager, &stop).await? else {
         return Ok(());
     };
     let hypervisor = connected.hypervisor.clone();
@@ -155,7 +157,6 @@ pub async fn serve(
         records: Arc::new(records.clone()),
         settings: Arc::new(settings(&config, &connected.host, connected.guest_host.clone())?),
     };
-    let metrics = Arc::new(Metrics::new());
     let builds = match config.default_.max_concurrent_builds {
         0 => UNLIMITED_BUILDS,
         builds => builds as usize,
@@ -192,11 +193,11 @@ pub async fn serve(
     components.extend(bus.is_some().then_some(Component::RabbitMq));
     let health = Health::new(&components);
     if let Some(address) = config.hypernova.metrics_listen {
-        let listener = HealthServer::bind(address, metrics, health.clone()).await?;
+        let listener = HealthServer::bind(address, metrics.clone(), health.clone()).await?;
         tokio::spawn(listener.run(stop_now.clone()));
     }
-    let looking =
-        tokio::spawn(look_after(health, hypervisor, journal, bus.as_ref().map(Bus::watch)));
+    let watched = bus.as_ref().map(|bus| (bus.watch(), bus.counts()));
+    let looking = tokio::spawn(look_after(health, metrics, hypervisor, journal, watched));
     let keeper = manager.clone();
     let until = stop_now.clone();
     tokio::spawn(async move {
@@ -267,12 +268,13 @@ struct Connected {
 /// stop meanwhile.
 async fn await_hypervisor(
     config: &Config,
+    metrics: &Arc<Metrics>,
     manager: &ServiceManager,
     stop: &CancellationToken,
 ) -> Result<Option<Connected>, AgentError> {
     let mut pause = Duration::from_millis(200);
     loop {
-        match connect(config).await {
+        match connect(config, metrics).await {
             Ok(connected) => {
                 let HostInfo { node, hypervisor_version, .. } = &connected.host;
                 info!(node, version = hypervisor_version, "hypervisor connected");
@@ -291,14 +293,16 @@ async fn await_hypervisor(
     }
 }
 
-async fn connect(config: &Config) -> Result<Connected, AgentError> {
+async fn connect(config: &Config, metrics: &Arc<Metrics>) -> Result<Connected, AgentError> {
     if config.default_.compute_driver.starts_with("fake") {
         let hypervisor = Arc::new(FakeHypervisor::new(&config.default_.host));
         let host = hypervisor.host_info().await?;
         let guest_host = guest_host(&host);
         return Ok(Connected { hypervisor, host, guest_host });
     }
-    let libvirt = Libvirt::open(libvirt_options(config)?).await?;
+    let mut options = libvirt_options(config)?;
+    options.observer = Some(metrics.clone());
+    let libvirt = Libvirt::open(options).await?;
     let host = libvirt.host_info().await?;
     let virt_type = config.libvirt.virt_type.as_str();
     let mut guest_host = guest_host(&host);
@@ -363,6 +367,7 @@ pub fn libvirt_options(config: &Config) -> Result<LibvirtOptions, AgentError> {
     let uri = libvirt.connection_uri.as_deref();
     let mut options = LibvirtOptions::from_config(libvirt.virt_type.as_str(), uri);
     options.call_timeout = config.hypernova.libvirt_call_timeout;
+    options.concurrent_calls = config.hypernova.libvirt_concurrent_calls;
     Ok(options)
 }
 
@@ -449,6 +454,7 @@ pub fn guest_options(config: &Config) -> GuestOptions {
         mem_stats_period_seconds: u32::try_from(libvirt.mem_stats_period_seconds).unwrap_or(0),
         rng_dev_path: libvirt.rng_dev_path.clone(),
         sysinfo_serial: libvirt.sysinfo_serial.as_str().to_owned(),
+        tb_cache_size: libvirt.tb_cache_size,
         rx_queue_size: libvirt.rx_queue_size,
         max_queues: libvirt.max_queues,
         direct_io: takes_direct_io(&config.default_.instances_path),
@@ -507,7 +513,7 @@ pub fn bus_settings(config: &Config) -> Result<Option<BusSettings>, AgentError> 
 }
 
 fn rabbit_options(config: &Config) -> RabbitOptions {
-    use crate::config::oslo_messaging_rabbit::LoginMethod as Configured;
+    use crate::config::oslo_messaging_rabbit::{FailoverStrategy, LoginMethod as Configured};
     let section = &config.oslo_messaging_rabbit;
     RabbitOptions {
         amqp_durable_queues: section.amqp_durable_queues,
@@ -528,6 +534,11 @@ fn rabbit_options(config: &Config) -> RabbitOptions {
         rabbit_retry_backoff: section.rabbit_retry_backoff,
         rabbit_interval_max: section.rabbit_interval_max,
         kombu_reconnect_delay: section.kombu_reconnect_delay,
+        kombu_reconnect_splay: section.kombu_reconnect_splay,
+        kombu_failover_strategy: match section.kombu_failover_strategy {
+            FailoverStrategy::RoundRobin => Failover::RoundRobin,
+            FailoverStrategy::Shuffle => Failover::Shuffle,
+        },
         rabbit_login_method: match section.rabbit_login_method {
             Configured::Plain => LoginMethod::Plain,
             Configured::AmqPlain => LoginMethod::AmqPlain,
@@ -535,31 +546,49 @@ fn rabbit_options(config: &Config) -> RabbitOptions {
             Configured::RabbitCrDemo => LoginMethod::RabbitCrDemo,
         },
         kombu_missing_consumer_retry_timeout: section.kombu_missing_consumer_retry_timeout,
+        direct_mandatory_flag: section.direct_mandatory_flag,
         enable_cancel_on_failover: section.enable_cancel_on_failover,
         ssl: section.ssl,
         ssl_key_file: section.ssl_key_file.clone(),
         ssl_cert_file: section.ssl_cert_file.clone(),
         ssl_ca_file: section.ssl_ca_file.clone(),
         ssl_enforce_hostname_verification: section.ssl_enforce_hostname_verification,
-        ..RabbitOptions::default()
     }
 }
 
-/// Looks at the neighbours now and then, and tells `/healthz`.
+impl Observer for Metrics {
+    fn answered(&self, operation: &'static str, took: Duration) {
+        self.libvirt_call(operation, took);
+    }
+
+    fn timed_out(&self, operation: &'static str) {
+        self.libvirt_timed_out(operation);
+    }
+
+    fn connection_lost(&self) {
+        self.connections_lost(Component::Libvirt, 1);
+    }
+}
+
+/// Looks at the neighbours now and then, and tells `/healthz` and the metrics.
 async fn look_after(
     health: Health,
+    metrics: Arc<Metrics>,
     hypervisor: Arc<dyn Hypervisor>,
     journal: Arc<SqliteJournal>,
-    bus: Option<watch::Receiver<Consuming>>,
+    bus: Option<(watch::Receiver<Consuming>, impl Fn() -> Counts)>,
 ) {
+    let mut lost = 0;
     let mut ticks = tokio::time::interval(HEALTH_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         health.set(Component::Libvirt, state(hypervisor.domain(uuid::Uuid::nil()).await.map(drop)));
         health.set(Component::Journal, state(journal.check().await));
-        if let Some(bus) = &bus {
-            let consuming = bus.borrow().since.is_some();
+        if let Some((consuming, counts)) = &bus {
+            let before = std::mem::replace(&mut lost, counts().disconnects);
+            metrics.connections_lost(Component::RabbitMq, lost.saturating_sub(before));
+            let consuming = consuming.borrow().since.is_some();
             let down = || State::Down("not consuming".to_owned());
             health.set(Component::RabbitMq, if consuming { State::Up } else { down() });
         }

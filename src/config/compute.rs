@@ -11,9 +11,6 @@ section! {
     /// How often a guest that is to shut down is asked again.
     shutdown_retry_interval: Duration = Opt::seconds(1).default("10");
 
-    /// How many disks a guest may have; -1: any number.
-    max_disk_devices_to_attach: i64 = Opt::integer(-1, i64::MAX).default("-1");
-
     /// VMDK subtypes that an image may have. Empty: none.
     vmdk_allowed_types: Vec<String> = Opt::list().default("streamOptimized,monolithicSparse");
 

@@ -39,7 +39,7 @@ section! {
     /// host with instances orphans them.
     host: String = Opt::kind(Kind::HostDomain).of_host(host_name, "this machine's host name");
 
-    /// This host's address on the management network.
+    /// This host's address on the management network, for `$my_ip` in other options.
     my_ip: String = Opt::text().of_host(first_ipv4, "the IPv4 address of the default route");
 
     /// Where the agent keeps its state.
@@ -57,9 +57,6 @@ section! {
 
     /// The topic exchange that the control plane publishes to.
     control_exchange: String = Opt::text().default("nova");
-
-    /// How long an answer from another service may take.
-    rpc_response_timeout: Duration = Opt::seconds(1).default("60");
 
     /// Whether to answer `oslo_rpc_server_ping`.
     rpc_ping_enabled: bool = Opt::boolean().default("false");
@@ -140,11 +137,28 @@ fn first_ipv4() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::Config;
+    use crate::config::files::Files;
 
     #[test]
     fn the_host_is_asked_for_its_name_and_address() {
         assert!(!host_name().is_empty());
         assert!(first_ipv4().parse::<std::net::Ipv4Addr>().is_ok());
+    }
+
+    #[test]
+    fn my_ip_stands_in_other_options_set_or_not() {
+        let load = |text: &str| {
+            let mut files = Files::default();
+            files.add(Path::new("nova.conf"), text).unwrap();
+            Config::from_files(&files).unwrap()
+        };
+        let config = load("[DEFAULT]\nmy_ip = 10.0.0.31\n[vnc]\nserver_listen = $my_ip");
+        assert_eq!(config.vnc.server_listen, "10.0.0.31");
+        let config = load("[vnc]\nserver_listen = $my_ip");
+        assert_eq!(config.vnc.server_listen, config.default_.my_ip);
     }
 }

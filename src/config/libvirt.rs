@@ -114,18 +114,15 @@ section! {
     /// Where a guest's SMBIOS serial number comes from.
     sysinfo_serial: SysinfoSerial = Opt::choice(SysinfoSerial::CHOICES).default("unique");
 
+    /// The translation cache of software emulation. Unset or 0: the hypervisor's choice.
+    tb_cache_size: Option<u32> = Opt::integer(0, u32::MAX as i64).unit("MiB");
+
     /// PCIe ports of q35 and virt machines, for hot plug; 0: libvirt's choice.
     num_pcie_ports: u32 = Opt::integer(0, 28).default("0");
 
     /// The receive queue of virtio interfaces. Unset: the hypervisor's default.
     rx_queue_size: Option<u32> = Opt::kind(QUEUE_SIZES).unit("packets");
 
-    /// The transmit queue of virtio interfaces. Unset: the hypervisor's default.
-    tx_queue_size: Option<u32> = Opt::kind(QUEUE_SIZES).unit("packets");
-
     /// The most queues of a virtio interface. Unset: what the kernel allows.
     max_queues: Option<u32> = Opt::integer(1, u32::MAX as i64);
-
-    /// Whether interfaces are virtio when the image doesn't say.
-    use_virtio_for_bridges: bool = Opt::boolean().default("true");
 }

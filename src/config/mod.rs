@@ -19,18 +19,13 @@ pub mod value;
 
 pub mod api;
 pub mod compute;
-pub mod consoleauth;
 pub mod default;
 pub mod hypernova;
 pub mod image_cache;
 pub mod libvirt;
-pub mod notifications;
-pub mod oslo_concurrency;
-pub mod oslo_messaging_notifications;
 pub mod oslo_messaging_rabbit;
 pub mod serial_console;
 pub mod spice;
-pub mod upgrade_levels;
 pub mod vnc;
 pub mod workarounds;
 
@@ -72,16 +67,11 @@ config! {
     hypernova: hypernova::Hypernova,
     api: api::Api,
     compute: compute::Compute,
-    consoleauth: consoleauth::ConsoleAuth,
     image_cache: image_cache::ImageCache,
     libvirt: libvirt::Libvirt,
-    notifications: notifications::Notifications,
-    oslo_concurrency: oslo_concurrency::OsloConcurrency,
-    oslo_messaging_notifications: oslo_messaging_notifications::OsloMessagingNotifications,
     oslo_messaging_rabbit: oslo_messaging_rabbit::OsloMessagingRabbit,
     serial_console: serial_console::SerialConsole,
     spice: spice::Spice,
-    upgrade_levels: upgrade_levels::UpgradeLevels,
     vnc: vnc::Vnc,
     workarounds: workarounds::Workarounds,
 }

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use crate::config::opt::{FromValue, Opt, section};
-use crate::config::value::{Kind, Value};
+use crate::config::value::Value;
 
 /// TCP ports, `10000:20000` in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +29,6 @@ section! {
 
     /// The ports on this host that they listen on.
     port_range: PortRange = Opt::text().default("10000:20000");
-
-    /// The address of nova-serialproxy as users see it.
-    base_url: String = Opt::kind(Kind::Uri).default("ws://127.0.0.1:6083/");
 
     /// The address on this host that they listen on.
     proxyclient_address: String = Opt::text().default("127.0.0.1");

@@ -15,9 +15,4 @@ section! {
 
     /// The address by which nova-novncproxy reaches this host.
     server_proxyclient_address: String = Opt::kind(Kind::HostAddress).default("127.0.0.1");
-
-    /// The address of nova-novncproxy as users see it.
-    novncproxy_base_url: String = Opt::kind(Kind::Uri)
-        .default("http://127.0.0.1:6080/vnc_auto.html")
-        .formerly(&[("DEFAULT", "novncproxy_base_url")]);
 }

@@ -109,7 +109,7 @@ impl Dispatcher {
         let inner = Inner {
             backends,
             journal,
-            board: Board::default(),
+            board: Board::new(metrics.clone()),
             metrics,
             queues: Mutex::default(),
             builds: Semaphore::new(max_concurrent_builds),

@@ -1,6 +1,7 @@
 //! What the agent counts, in OpenMetrics' terms.
 //!
-//! Labels are `&'static str` throughout: a name from a message can't make a new time series.
+//! Labels are `&'static str`, but for the steps of a workflow, which are a closed set as well: a name
+//! from a message can't make a new time series.
 
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ struct WorkflowOutcomeLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StepLabels {
     workflow: &'static str,
-    step: &'static str,
+    step: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -90,7 +91,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     libvirt_calls: Seconds<OperationLabels>,
     libvirt_timeouts: Family<OperationLabels, Counter>,
-    reconnects: Family<ComponentLabels, Counter>,
+    connections_lost: Family<ComponentLabels, Counter>,
     resident_memory: Gauge,
 }
 
@@ -114,7 +115,7 @@ impl Metrics {
             requests: Family::default(),
             libvirt_calls: Family::new_with_constructor(call_seconds),
             libvirt_timeouts: Family::default(),
-            reconnects: Family::default(),
+            connections_lost: Family::default(),
             resident_memory: Gauge::default(),
         };
         metrics.register();
@@ -161,9 +162,9 @@ impl Metrics {
             self.libvirt_timeouts.clone(),
         );
         registry.register(
-            "hypernova_reconnects",
-            "Connections made anew after a loss",
-            self.reconnects.clone(),
+            "hypernova_connections_lost",
+            "Connections that broke",
+            self.connections_lost.clone(),
         );
         registry.register_with_unit(
             "process_resident_memory",
@@ -186,8 +187,8 @@ impl Metrics {
         self.workflows_finished.get_or_create(&WorkflowOutcomeLabels { workflow, outcome }).inc();
     }
 
-    /// A step was done, or tried.
-    pub fn step(&self, workflow: &'static str, step: &'static str, took: Duration) {
+    /// A step was done, or tried. `step` is one of the workflow's own.
+    pub fn step(&self, workflow: &'static str, step: String, took: Duration) {
         self.steps.get_or_create(&StepLabels { workflow, step }).observe(took.as_secs_f64());
     }
 
@@ -208,9 +209,10 @@ impl Metrics {
         self.libvirt_timeouts.get_or_create(&OperationLabels { operation }).inc();
     }
 
-    /// A lost connection was made anew.
-    pub fn reconnected(&self, component: Component) {
-        self.reconnects.get_or_create(&ComponentLabels { component: component.as_str() }).inc();
+    /// Connections to `component` broke, so many since the last call; 0 is no news.
+    pub fn connections_lost(&self, component: Component, times: u64) {
+        let labels = ComponentLabels { component: component.as_str() };
+        self.connections_lost.get_or_create(&labels).inc_by(times);
     }
 
     /// Everything, as OpenMetrics text.
@@ -229,9 +231,9 @@ fn step_seconds() -> Histogram {
     Histogram::new([0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0])
 }
 
-/// From a look-up to a call's deadline.
+/// From a look-up to a guest's memory saved.
 fn call_seconds() -> Histogram {
-    Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 30.0])
+    Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 30.0, 180.0, 1800.0])
 }
 
 /// proc_pid_statm(5): the second number, in pages.
@@ -257,11 +259,12 @@ mod tests {
         metrics.workflow_started("spawn");
         metrics.workflow_started("spawn");
         metrics.workflow_finished("spawn", Outcome::Undone);
-        metrics.step("spawn", "DefineDomain", Duration::from_millis(50));
+        metrics.step("spawn", "DefineDomain".to_owned(), Duration::from_millis(50));
         metrics.rpc_request("build_and_run_instance", Outcome::Done);
         metrics.libvirt_call("define", Duration::from_millis(2));
         metrics.libvirt_timed_out("define");
-        metrics.reconnected(Component::RabbitMq);
+        metrics.connections_lost(Component::Libvirt, 0);
+        metrics.connections_lost(Component::RabbitMq, 2);
         let text = metrics.encode();
         has(&text, "hypernova_workflows_running{workflow=\"spawn\"} 1");
         has(&text, "hypernova_workflows_started_total{workflow=\"spawn\"} 2");
@@ -276,7 +279,8 @@ mod tests {
         );
         has(&text, "hypernova_libvirt_call_duration_seconds_count{operation=\"define\"} 1");
         has(&text, "hypernova_libvirt_timeouts_total{operation=\"define\"} 1");
-        has(&text, "hypernova_reconnects_total{component=\"rabbitmq\"} 1");
+        has(&text, "hypernova_connections_lost_total{component=\"libvirt\"} 0");
+        has(&text, "hypernova_connections_lost_total{component=\"rabbitmq\"} 2");
         has(&text, &format!("hypernova_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));
         assert!(text.ends_with("# EOF\n"));
     }

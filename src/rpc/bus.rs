@@ -199,6 +199,12 @@ impl Bus {
         }
     }
 
+    /// Reads the counts, for as long as anybody likes.
+    pub fn counts(&self) -> impl Fn() -> Counts + Send + Sync + use<> {
+        let counters = self.counters.clone();
+        move || counters.read()
+    }
+
     /// Follows whether requests arrive.
     pub fn watch(&self) -> watch::Receiver<Consuming> {
         self.state.clone()

@@ -4,15 +4,19 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::health::Metrics;
 use crate::model::time::Timestamp;
 
 /// Every workflow that is queued or running in this agent.
-#[derive(Default)]
-pub struct Board(Mutex<HashMap<String, Arc<Running>>>);
+pub struct Board {
+    running: Mutex<HashMap<String, Arc<Running>>>,
+    metrics: Arc<Metrics>,
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -26,6 +30,7 @@ pub struct Running {
     at: Mutex<At>,
     done: AtomicU64,
     total: AtomicU64,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Clone)]
@@ -58,6 +63,11 @@ pub struct Row {
 }
 
 impl Board {
+    /// An empty one. `metrics` count the steps of what is put on it.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { running: Mutex::default(), metrics }
+    }
+
     /// Puts a queued workflow on the board.
     pub fn add(
         &self,
@@ -78,6 +88,7 @@ impl Board {
             at: Mutex::new(At { phase: "queued", step: "-".to_owned(), step_index: 0, since: now }),
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
+            metrics: self.metrics.clone(),
         });
         self.lock().insert(id.to_owned(), running.clone());
         running
@@ -103,7 +114,7 @@ impl Board {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Running>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,6 +132,7 @@ impl Running {
             at: Mutex::new(At { phase: "queued", step: "-".to_owned(), step_index: 0, since: now }),
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
+            metrics: Arc::default(),
         }
     }
 
@@ -130,6 +142,11 @@ impl Running {
 
     pub fn undoing_step(&self, index: usize, step: &impl Debug) {
         self.set("undoing", index, step);
+    }
+
+    /// A step was done, or tried in vain.
+    pub fn step_ended(&self, step: &impl Debug, took: Duration) {
+        self.metrics.step(self.workflow, format!("{step:?}"), took);
     }
 
     /// How far the step is: bytes done, and in all (0: not known).

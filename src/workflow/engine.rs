@@ -126,7 +126,7 @@ pub async fn run<W: Workflow>(
         let result = if controls.cancel.is_cancelled() && !committed {
             Err(StepError::Cancelled)
         } else {
-            timed(step, record.workflow.apply(step, &stage)).await
+            timed(running, step, record.workflow.apply(step, &stage)).await
         };
         match result {
             Ok(()) => {
@@ -295,10 +295,15 @@ pub fn body<W: Workflow>(record: &Record<W>) -> Result<Vec<u8>, JournalError> {
     })
 }
 
-async fn timed(step: impl Debug, work: impl Future<Output = StepResult>) -> StepResult {
+async fn timed(
+    running: &Running,
+    step: impl Debug,
+    work: impl Future<Output = StepResult>,
+) -> StepResult {
     let span = info_span!("step", ?step);
     let started = Instant::now();
     let result = work.instrument(span.clone()).await;
+    running.step_ended(&step, started.elapsed());
     let elapsed_ms = elapsed_ms(started);
     span.in_scope(|| match &result {
         Ok(()) => info!(elapsed_ms, "step done"),

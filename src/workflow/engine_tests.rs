@@ -1,11 +1,13 @@
 //! The three engine tests, for every workflow: a failure at any step leaves nothing behind, every
 //! step done twice ends the same, and a crash at any journal write resumes to the same end.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::board::Running;
+use super::board::{Board, Running};
 use super::engine::{Controls, Ending, Stage, Workflow};
 use super::journal::{Phase, Record};
 use super::pause::Pause;
@@ -17,8 +19,9 @@ use super::spawn::Spawn;
 use super::suspend::Suspend;
 use super::terminate::Terminate;
 use super::unpause::Unpause;
-use super::world::{HasSubject, MemoryJournal, World, spawn, subject};
+use super::world::{HasSubject, MemoryJournal, UUID, World, spawn, subject};
 use super::{StepError, StepResult};
+use crate::health::Metrics;
 use crate::model::state::TaskState;
 
 /// When a step is made to fail: before its work, or after all of it.
@@ -314,6 +317,23 @@ async fn a_delete_stops_a_build_between_two_steps_and_it_is_undone() {
     assert_eq!(record.head.phase, Phase::Undone);
     assert_eq!(world.leftovers().await, Vec::<String>::new());
     assert_eq!(world.faults().await, 0, "the delete owns the instance's states");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_step_is_counted_under_its_name() {
+    let world = World::new();
+    let mut record = world.record(spawn()).await;
+    let metrics = Arc::new(Metrics::new());
+    let board = Board::new(metrics.clone());
+    let running = board.add("1", Spawn::NAME, Spawn::STEPS.len(), UUID, "req-1");
+    let (journal, on) = (MemoryJournal::default(), world.backends());
+    super::engine::run(&mut record, &journal, &on, &running, &Controls::default()).await.unwrap();
+    let text = metrics.encode();
+    for step in Spawn::STEPS {
+        let labels = format!("{{workflow=\"spawn\",step=\"{step:?}\"}}");
+        let line = format!("hypernova_step_duration_seconds_count{labels} 1");
+        assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

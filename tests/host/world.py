@@ -133,7 +133,6 @@ class World:
                 log_format = text""",
             "compute": "shutdown_retry_interval = 5",
             "libvirt": "virt_type = qemu\ncpu_mode = none",
-            "oslo_concurrency": f"lock_path = {self.state}/lock",
             "vnc": "enabled = true\nserver_listen = 127.0.0.1\nserver_proxyclient_address = 127.0.0.1",
         }
         for section, lines in more.items():

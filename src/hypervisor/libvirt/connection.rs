@@ -11,9 +11,9 @@ use tokio::sync::{broadcast, watch};
 use tracing::{debug, info, warn};
 use virt::connect::Connect;
 
-use super::LibvirtOptions;
 use super::errors::is_unreachable;
 use super::events::{self, Registration};
+use super::{LibvirtOptions, Observer};
 use crate::hypervisor::{DomainEvent, HypervisorError};
 
 /// Between two attempts to reach a daemon that is away.
@@ -101,6 +101,7 @@ pub struct Connections {
     keepalive: (u32, u32),
     patience: Duration,
     events: broadcast::Sender<DomainEvent>,
+    observer: Option<Arc<dyn Observer>>,
     state: Mutex<State>,
 }
 
@@ -125,6 +126,7 @@ impl Connections {
             keepalive: options.keepalive,
             patience: options.reconnect_patience,
             events,
+            observer: options.observer.clone(),
             state: Mutex::default(),
         })
     }
@@ -154,9 +156,9 @@ impl Connections {
 
     /// Throws `broken` out; one that took its place meanwhile stays.
     pub fn discard(&self, broken: &Arc<Handle>) {
-        let mut state = self.lock();
-        if state.live.as_ref().is_some_and(|live| Arc::ptr_eq(live, broken)) {
-            state.live = None;
+        let lost = self.lock().live.take_if(|live| Arc::ptr_eq(live, broken));
+        if let (Some(_), Some(observer)) = (lost, &self.observer) {
+            observer.connection_lost();
         }
     }
 

@@ -2,7 +2,7 @@
 //! it doesn't use up the few requests libvirtd answers at once on the shared one.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -29,6 +29,7 @@ impl Libvirt {
         T: Send + 'static,
         F: Fn(&Connect) -> Result<T, Fault> + Send + 'static,
     {
+        let started = Instant::now();
         let work = async {
             let permit = Arc::clone(&self.job_permits).acquire_owned().await;
             let permit = permit.expect("the semaphore is never closed");
@@ -62,7 +63,9 @@ impl Libvirt {
             })
         };
         let timed_out = Err(HypervisorError::TimedOut { operation, after: within });
-        timeout(within, work).await.unwrap_or(timed_out)
+        let result = timeout(within, work).await.unwrap_or(timed_out);
+        self.observe(operation, started, &result);
+        result
     }
 
     /// Asks libvirt to give up the job that runs on a domain, such as a save that took too long.

@@ -11,7 +11,7 @@
 //! wait: hence few permits on the shared connection, and other connections for long work.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::timeout;
@@ -28,12 +28,12 @@ mod domains;
 mod errors;
 mod events;
 mod jobs;
+mod observer;
 mod state;
 mod stats;
 pub mod xml;
 
-/// Calls at once on the shared connection, one below libvirtd's `max_client_requests`.
-const SHARED_CALLS: usize = 4;
+pub use observer::Observer;
 
 /// Long calls at once, each with a connection.
 const JOBS: usize = 8;
@@ -45,11 +45,14 @@ const ATTEMPTS: u32 = 3;
 const EVENT_BACKLOG: usize = 1024;
 
 /// How to reach libvirt, and how long to wait for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct LibvirtOptions {
     pub uri: String,
     /// Deadline of a short call, waiting for its turn and for the connection included.
     pub call_timeout: Duration,
+    /// Short calls at once on the shared connection; at least 1, and below libvirtd's
+    /// `max_client_requests`.
+    pub concurrent_calls: usize,
     /// Deadline of a start (a restore from managed save included), of a destroy, and of what makes
     /// libvirt ask QEMU for its capabilities: a definition, the host's own capabilities.
     pub job_timeout: Duration,
@@ -57,6 +60,8 @@ pub struct LibvirtOptions {
     pub reconnect_patience: Duration,
     /// Seconds between keepalives, and how many may go unanswered.
     pub keepalive: (u32, u32),
+    /// Who is told how libvirt answers.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl LibvirtOptions {
@@ -65,9 +70,11 @@ impl LibvirtOptions {
         Self {
             uri: uri.into(),
             call_timeout: Duration::from_secs(30),
+            concurrent_calls: 4,
             job_timeout: Duration::from_secs(180),
             reconnect_patience: Duration::from_secs(15),
             keepalive: (5, 3),
+            observer: None,
         }
     }
 
@@ -115,7 +122,7 @@ impl Libvirt {
         let connections = Arc::new(Connections::new(&options, events.clone())?);
         let libvirt = Self {
             connections,
-            permits: Arc::new(Semaphore::new(SHARED_CALLS)),
+            permits: Arc::new(Semaphore::new(options.concurrent_calls)),
             job_permits: Arc::new(Semaphore::new(JOBS)),
             events,
             options,
@@ -146,6 +153,7 @@ impl Libvirt {
         T: Send + 'static,
         F: Fn(&Connect) -> Result<T, Fault> + Send + Sync + 'static,
     {
+        let started = Instant::now();
         let f = Arc::new(f);
         let work = async {
             let permit = Arc::clone(&self.permits).acquire_owned().await;
@@ -187,7 +195,10 @@ impl Libvirt {
             }
         };
         let after = self.options.call_timeout;
-        timeout(after, work).await.unwrap_or(Err(HypervisorError::TimedOut { operation, after }))
+        let timed_out = Err(HypervisorError::TimedOut { operation, after });
+        let result = timeout(after, work).await.unwrap_or(timed_out);
+        self.observe(operation, started, &result);
+        result
     }
 }
 
