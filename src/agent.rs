@@ -479,7 +479,6 @@ pub fn guest_options(config: &Config) -> GuestOptions {
             .serial_console
             .enabled
             .then(|| config.serial_console.proxyclient_address.clone()),
-        ..GuestOptions::default()
     }
 }
 
