@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use hypernova::hypervisor::guest::*;
 use hypernova::hypervisor::libvirt::xml::{Node, domain_xml};
-use hypernova::hypervisor::libvirt::{Libvirt, LibvirtOptions};
+use hypernova::hypervisor::libvirt::{Libvirt, LibvirtOptions, Observer};
 use hypernova::hypervisor::spec::*;
 use hypernova::hypervisor::{Hypervisor, HypervisorError, StartOptions};
 use hypernova::model::state::PowerState;
@@ -102,6 +102,28 @@ fn quick(daemon: &Daemon) -> LibvirtOptions {
     let mut options = LibvirtOptions::new(daemon.uri());
     options.call_timeout = Duration::from_secs(20);
     options
+}
+
+/// Counts what it is told.
+#[derive(Debug, Default)]
+struct Told {
+    answered: AtomicUsize,
+    timed_out: AtomicUsize,
+    lost: AtomicUsize,
+}
+
+impl Observer for Told {
+    fn answered(&self, _operation: &'static str, _took: Duration) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn timed_out(&self, _operation: &'static str) {
+        self.timed_out.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn connection_lost(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Two documents as trees: order of attributes and white space don't count.
@@ -260,6 +282,8 @@ async fn a_libvirtd_that_hangs_times_out_and_holds_up_nothing() {
     options.call_timeout = Duration::from_secs(2);
     options.job_timeout = Duration::from_secs(2);
     options.keepalive = (1, 2);
+    let told = Arc::new(Told::default());
+    options.observer = Some(told.clone());
     let libvirt = Arc::new(Libvirt::open(options).await.unwrap());
     let elsewhere = Libvirt::open(LibvirtOptions::new("test:///default")).await.unwrap();
     let spec = bootless(&daemon);
@@ -291,6 +315,8 @@ async fn a_libvirtd_that_hangs_times_out_and_holds_up_nothing() {
         assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
         tokio::time::sleep(Duration::from_secs(4)).await;
     }
+    assert_eq!(told.timed_out.load(Ordering::Relaxed), 80);
+    assert_eq!(told.answered.load(Ordering::Relaxed), 0);
 
     daemon.signal(Signal::SIGCONT);
     let deadline = Instant::now() + Duration::from_secs(15);
@@ -300,6 +326,8 @@ async fn a_libvirtd_that_hangs_times_out_and_holds_up_nothing() {
             other => assert!(Instant::now() < deadline, "{other:?}"),
         }
     }
+    assert!(told.answered.load(Ordering::Relaxed) > 0);
+    assert!(told.lost.load(Ordering::Relaxed) > 0, "keepalives closed the connection");
     // What was asked before the hang may still have been done: the domain is there and whole.
     patient.start(spec.uuid, PLAIN).await.unwrap();
     let running = libvirt.domain(spec.uuid).await.unwrap().unwrap();
