@@ -112,7 +112,7 @@ def spawn(world, runs=9):
                         "--wait", timeout=120)
         took = time.monotonic() - began
         guest = Guest(world, name)
-        guest.uuid = json.loads(world.hypernova("show", name, "--json"))["uuid"]
+        guest.uuid = json.loads(world.hypernova("show", name, "--json"))["instance"]["uuid"]
         return guest, took
 
     template, _ = boot("template")

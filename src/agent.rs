@@ -367,6 +367,7 @@ pub fn libvirt_options(config: &Config) -> Result<LibvirtOptions, AgentError> {
     let uri = libvirt.connection_uri.as_deref();
     let mut options = LibvirtOptions::from_config(libvirt.virt_type.as_str(), uri);
     options.call_timeout = config.hypernova.libvirt_call_timeout;
+    options.restore_timeout = config.hypernova.managed_save_timeout;
     options.concurrent_calls = config.hypernova.libvirt_concurrent_calls;
     Ok(options)
 }

@@ -98,7 +98,7 @@ section! {
     /// until libvirt says that it is gone.
     domain_state_timeout: Duration = Opt::seconds(1).default("60");
 
-    /// How long saving a guest's memory to disk may take (suspend).
+    /// How long saving a guest's memory to disk, and restoring it, may take (suspend, resume).
     managed_save_timeout: Duration = Opt::seconds(1).default("1800");
 
     /// How long one qemu-img may run.

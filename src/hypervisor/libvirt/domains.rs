@@ -45,8 +45,13 @@ impl Hypervisor for Libvirt {
     }
 
     async fn start(&self, uuid: Uuid, options: StartOptions) -> Result<(), HypervisorError> {
-        let within = self.options.job_timeout;
-        self.job("start", within, move |connect| {
+        let found = self.domain(uuid).await?;
+        let restores = !options.force_boot && found.is_some_and(|info| info.managed_save);
+        let within = match restores {
+            true => self.options.restore_timeout,
+            false => self.options.job_timeout,
+        };
+        let start = move |connect: &Connect| {
             let domain = ours(connect, uuid)?;
             wait_while_starting(&domain, within)?;
             if domain.is_active()? {
@@ -67,8 +72,11 @@ impl Hypervisor for Libvirt {
                 result => result?,
             };
             Ok(())
-        })
-        .await
+        };
+        match restores {
+            true => self.memory_job("restore", within, start).await,
+            false => self.job("start", within, start).await,
+        }
     }
 
     async fn destroy(&self, uuid: Uuid) -> Result<(), HypervisorError> {
@@ -121,7 +129,7 @@ impl Hypervisor for Libvirt {
 
     async fn managed_save(&self, uuid: Uuid, within: Duration) -> Result<(), HypervisorError> {
         let saved = self
-            .job("managed save", within, move |connect| {
+            .memory_job("managed save", within, move |connect| {
                 let domain = ours(connect, uuid)?;
                 if !domain.is_active()? && domain.has_managed_save(0)? {
                     return Ok(());

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -29,9 +30,38 @@ impl Libvirt {
         T: Send + 'static,
         F: Fn(&Connect) -> Result<T, Fault> + Send + 'static,
     {
+        self.job_with(&self.job_permits, operation, within, f).await
+    }
+
+    /// The same for a call that moves a guest's whole memory: those wait for each other, and hold up
+    /// nothing else.
+    pub(super) async fn memory_job<T, F>(
+        &self,
+        operation: &'static str,
+        within: Duration,
+        f: F,
+    ) -> Result<T, HypervisorError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connect) -> Result<T, Fault> + Send + 'static,
+    {
+        self.job_with(&self.memory_permits, operation, within, f).await
+    }
+
+    async fn job_with<T, F>(
+        &self,
+        permits: &Arc<Semaphore>,
+        operation: &'static str,
+        within: Duration,
+        f: F,
+    ) -> Result<T, HypervisorError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connect) -> Result<T, Fault> + Send + 'static,
+    {
         let started = Instant::now();
         let work = async {
-            let permit = Arc::clone(&self.job_permits).acquire_owned().await;
+            let permit = Arc::clone(permits).acquire_owned().await;
             let permit = permit.expect("the semaphore is never closed");
             let options = self.options.clone();
             let run = move || {

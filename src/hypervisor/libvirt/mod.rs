@@ -38,6 +38,9 @@ pub use observer::Observer;
 /// Long calls at once, each with a connection.
 const JOBS: usize = 8;
 
+/// Of those that save or restore a guest's memory: disks are the limit, and they may take minutes.
+const MEMORY_JOBS: usize = 4;
+
 /// How often a call is made anew because its connection broke.
 const ATTEMPTS: u32 = 3;
 
@@ -56,6 +59,8 @@ pub struct LibvirtOptions {
     /// Deadline of a start (a restore from managed save included), of a destroy, and of what makes
     /// libvirt ask QEMU for its capabilities: a definition, the host's own capabilities.
     pub job_timeout: Duration,
+    /// Deadline of a start that restores a guest's memory from a managed save.
+    pub restore_timeout: Duration,
     /// How long a lost libvirtd may take to come back before calls fail with `Unreachable`.
     pub reconnect_patience: Duration,
     /// Seconds between keepalives, and how many may go unanswered.
@@ -72,6 +77,7 @@ impl LibvirtOptions {
             call_timeout: Duration::from_secs(30),
             concurrent_calls: 4,
             job_timeout: Duration::from_secs(180),
+            restore_timeout: Duration::from_secs(1800),
             reconnect_patience: Duration::from_secs(15),
             keepalive: (5, 3),
             observer: None,
@@ -108,6 +114,7 @@ pub struct Libvirt {
     connections: Arc<Connections>,
     permits: Arc<Semaphore>,
     job_permits: Arc<Semaphore>,
+    memory_permits: Arc<Semaphore>,
     events: broadcast::Sender<DomainEvent>,
 }
 
@@ -124,6 +131,7 @@ impl Libvirt {
             connections,
             permits: Arc::new(Semaphore::new(options.concurrent_calls)),
             job_permits: Arc::new(Semaphore::new(JOBS)),
+            memory_permits: Arc::new(Semaphore::new(MEMORY_JOBS)),
             events,
             options,
         };
