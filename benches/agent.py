@@ -64,7 +64,7 @@ def memory(world):
     world.write_config(libvirt=test_driver(world, 300))
     world.start_agent()
     for _ in range(5):
-        world.hypernova("node", "show", "--json")
+        world.hypernova("node", "--json")
     line("resident, 300 domains (libvirt's test driver)", settled_mib(world), "MiB", "<= 40", ("nova-compute, none", NOVA_RSS_MIB))
     world.stop_agent()
     world.write_config()
@@ -170,7 +170,7 @@ def inventory(world):
         times = []
         for _ in range(9):
             began = time.monotonic()
-            world.hypernova("node", "show", "--json")
+            world.hypernova("node", "--json")
             times.append(time.monotonic() - began)
         took[domains] = statistics.median(times) * 1000
         world.stop_agent()
