@@ -126,7 +126,7 @@ def spawn(world, runs=9):
         guest, took = boot(f"spawn{number}")
         walls.append(took)
         agents += workflow_seconds(world, guest.uuid)
-        guest.delete()
+        world.hypernova("delete", guest.uuid, timeout=60)
 
         other = str(uuid.uuid4())
         directory = os.path.join(world.instances, other)
@@ -142,7 +142,7 @@ def spawn(world, runs=9):
         world.virsh("destroy", f"bare-{number}")
         world.virsh("undefine", f"bare-{number}")
         run("rm", "-rf", directory)
-    template.delete()
+    world.hypernova("delete", template.uuid, timeout=60)
     world.stop_agent()
     world.write_config()
     script = ("bare script", statistics.median(bare))

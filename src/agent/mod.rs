@@ -1,0 +1,292 @@
+//! The agent: what is started in which order, and stopped in which.
+//!
+//! ```text
+//! start: journal ─▶ hypervisor ─▶ records ─▶ take up workflows ─▶ socket, bus ─▶ ready
+//! stop:  no more requests ─▶ workflows finish or park ─▶ answers go out ─▶ connections close
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::hypernova::ControlPlane;
+use crate::config::{Config, ConfigError};
+use crate::dispatch::Dispatcher;
+use crate::health::{Component, Health, HealthError, HealthServer, Metrics, State};
+use crate::hypervisor::{Hypervisor, HypervisorError};
+use crate::images::ImageError;
+use crate::model::object::NameError;
+use crate::network::NetworkError;
+use crate::network::standalone::StandaloneNetwork;
+use crate::records::sqlite::{OpenError, SqliteRecords};
+use crate::rpc::amqp::Consuming;
+use crate::rpc::bus::{Bus, BusError};
+use crate::rpc::counters::Counts;
+use crate::rpc::incoming::Incoming;
+use crate::rpc::local::{LocalError, LocalServer};
+use crate::rpc::operator::Operator;
+use crate::rpc::server::Server;
+use crate::rpc::transport_url::TransportUrlError;
+use crate::service::{ServiceManager, Signals};
+use crate::telemetry::{Chain, Telemetry};
+use crate::workflow::Backends;
+use crate::workflow::journal::JournalError;
+use crate::workflow::sqlite::SqliteJournal;
+use connect::await_hypervisor;
+use options::{images, settings};
+
+mod connect;
+mod options;
+
+pub use options::{bus_settings, libvirt_options, preview_settings};
+
+/// How often the neighbours are looked at for `/healthz`.
+const HEALTH_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the journal forgets what ended long ago.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// How long replies and the fanout queues may take to go when the agent stops.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Requests from the socket that wait for the server.
+const SOCKET_BACKLOG: usize = 64;
+
+/// `max_concurrent_builds = 0`: as many as there are.
+const UNLIMITED_BUILDS: usize = 1 << 16;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error(
+        "control_plane = nova is not supported yet: set [hypernova] control_plane = standalone"
+    )]
+    NovaMode,
+    #[error("[libvirt] virt_type = {0} is not supported")]
+    VirtType(&'static str),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("[DEFAULT] transport_url")]
+    TransportUrl(#[from] TransportUrlError),
+    #[error("the message bus can't be set up")]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Records(#[from] OpenError),
+    #[error(transparent)]
+    Hypervisor(#[from] HypervisorError),
+    #[error(transparent)]
+    Images(#[from] ImageError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error("[DEFAULT] instance_name_template")]
+    NameTemplate(#[from] NameError),
+    #[error(transparent)]
+    Socket(#[from] LocalError),
+    #[error(transparent)]
+    Health(#[from] HealthError),
+    #[error("can't {operation} {}", path.display())]
+    Directory {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("signals can't be received")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Runs the agent until it is told to stop. `reload` reads the configuration again, for SIGHUP.
+///
+/// # Errors
+/// [`AgentError`] for what waiting wouldn't mend. A libvirtd or a broker that is away is waited for.
+pub async fn serve(
+    config: Config,
+    telemetry: Telemetry,
+    reload: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+) -> Result<(), AgentError> {
+    if config.hypernova.control_plane == ControlPlane::Nova {
+        return Err(AgentError::NovaMode);
+    }
+    let (stop, stop_now) = (CancellationToken::new(), CancellationToken::new());
+    let manager = Arc::new(ServiceManager::from_environment());
+    let signals = Signals::listen().map_err(AgentError::Signals)?;
+    let notifier = manager.clone();
+    tokio::spawn(signals.handle(stop.clone(), stop_now.clone(), move || {
+        notifier.reloading();
+        match reload() {
+            Ok(fresh) => {
+                let settings = crate::telemetry::Settings::from_config(&fresh);
+                if let Err(error) = telemetry.reload(&settings) {
+                    error!(error = %Chain(&error), "the log goes on as it was");
+                }
+            }
+            Err(error) => error!(error = %Chain(&error), "the configuration is not reloaded"),
+        }
+        notifier.ready("running");
+    }));
+
+    info!(version = env!("CARGO_PKG_VERSION"), host = config.default_.host, "starting");
+    make_directories(&config)?;
+    let journal = Arc::new(SqliteJournal::open(&config.hypernova.journal)?);
+    let records = SqliteRecords::open(&config.hypernova.records, &config.default_.host)?;
+    let metrics = Arc::new(Metrics::new());
+    let Some(connected) = await_hypervisor(&config, &metrics, &manager, &stop).await? else {
+        return Ok(());
+    };
+    let hypervisor = connected.hypervisor.clone();
+    let backends = Backends {
+        hypervisor: hypervisor.clone(),
+        images: images(&config)?,
+        network: Arc::new(StandaloneNetwork::new(config.hypernova.default_network.as_str())?),
+        records: Arc::new(records.clone()),
+        settings: Arc::new(settings(&config, &connected.host, connected.guest_host.clone())?),
+    };
+    let builds = match config.default_.max_concurrent_builds {
+        0 => UNLIMITED_BUILDS,
+        builds => builds as usize,
+    };
+    let dispatcher = Dispatcher::new(backends, journal.clone(), metrics.clone(), builds);
+    let socket = LocalServer::listen(&config.hypernova.socket).await?;
+    dispatcher.prune().await?;
+    let resumed = dispatcher.resume().await?;
+
+    let operator = Operator::new(
+        dispatcher.clone(),
+        Some(Arc::new(records)),
+        config.default_.instances_path.clone(),
+    );
+    let server = Arc::new(Server::new(
+        dispatcher.clone(),
+        operator,
+        metrics.clone(),
+        config.default_.rpc_ping_enabled,
+    ));
+    let (local, from_socket) = mpsc::channel::<Incoming>(SOCKET_BACKLOG);
+    let socket = tokio::spawn(socket.serve(local, stop.clone()));
+    let mut doors = vec![tokio::spawn(server.clone().serve(from_socket, stop.clone()))];
+    let bus = match bus_settings(&config)? {
+        Some(settings) => {
+            let (bus, from_bus) = Bus::connect(settings)?;
+            doors.push(tokio::spawn(server.clone().serve(from_bus, stop.clone())));
+            Some(bus)
+        }
+        None => None,
+    };
+
+    let mut components = vec![Component::Libvirt, Component::Journal];
+    components.extend(bus.is_some().then_some(Component::RabbitMq));
+    let health = Health::new(&components);
+    if let Some(address) = config.hypernova.metrics_listen {
+        let listener = HealthServer::bind(address, metrics.clone(), health.clone()).await?;
+        tokio::spawn(listener.run(stop_now.clone()));
+    }
+    let watched = bus.as_ref().map(|bus| (bus.watch(), bus.counts()));
+    let looking = tokio::spawn(look_after(health, metrics, hypervisor, journal, watched));
+    let keeper = manager.clone();
+    let until = stop_now.clone();
+    tokio::spawn(async move {
+        // The runtime itself answers here: a stuck one gives no sign of life.
+        keeper.keep_alive(|| async { tokio::spawn(async {}).await.is_ok() }, until).await;
+    });
+    let pruned = dispatcher.clone();
+    let until = stop.clone();
+    tokio::spawn(until.run_until_cancelled_owned(async move {
+        loop {
+            tokio::time::sleep(PRUNE_EVERY).await;
+            if let Err(error) = pruned.prune().await {
+                warn!(error = %Chain(&error), "the journal is not pruned");
+            }
+        }
+    }));
+    if let Some(bus) = &bus {
+        let consuming = tokio::time::timeout(Duration::from_secs(10), bus.consuming());
+        if consuming.await.is_err() {
+            warn!("RabbitMQ is not there yet; the agent goes on trying");
+        }
+    }
+    info!(resumed, "ready");
+    manager.ready("running");
+
+    stop.cancelled().await;
+    manager.stopping("finishing what runs");
+    info!(active = dispatcher.active(), "stopping: no more requests are taken");
+    if let Some(bus) = &bus {
+        bus.stop_consuming();
+    }
+    for door in doors {
+        // It gives back what waits; a panic in it was logged.
+        door.await.ok();
+    }
+    let within = config.default_.manager_shutdown_timeout;
+    let finished = async {
+        tokio::select! {
+            () = dispatcher.stop(within) => {}
+            () = stop_now.cancelled() => dispatcher.stop(Duration::ZERO).await,
+        }
+        server.finish().await;
+        if let Some(bus) = bus {
+            bus.close(CLOSE_WITHIN).await;
+        }
+    };
+    let limit = config.default_.graceful_shutdown_timeout;
+    if tokio::time::timeout(limit, finished).await.is_err() {
+        warn!(?limit, "a step did not end in time: the next start goes on with it");
+    }
+    looking.abort();
+    // It ends with the stop signal, and takes its socket away; an answer that is still owed, or a
+    // client that doesn't read, must not hold up the end.
+    tokio::time::timeout(CLOSE_WITHIN, socket).await.ok();
+    stop_now.cancel();
+    info!("stopped");
+    Ok(())
+}
+
+fn make_directories(config: &Config) -> Result<(), AgentError> {
+    let instances = &config.default_.instances_path;
+    let fail = |path: &std::path::Path| {
+        let path = path.to_owned();
+        move |source| AgentError::Directory { operation: "create", path, source }
+    };
+    std::fs::create_dir_all(instances).map_err(fail(instances))?;
+    if let Some(directory) = config.hypernova.socket.parent() {
+        std::fs::create_dir_all(directory).map_err(fail(directory))?;
+    }
+    Ok(())
+}
+
+/// Looks at the neighbours now and then, and tells `/healthz` and the metrics.
+async fn look_after(
+    health: Health,
+    metrics: Arc<Metrics>,
+    hypervisor: Arc<dyn Hypervisor>,
+    journal: Arc<SqliteJournal>,
+    bus: Option<(watch::Receiver<Consuming>, impl Fn() -> Counts)>,
+) {
+    let mut lost = 0;
+    let mut ticks = tokio::time::interval(HEALTH_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        health.set(Component::Libvirt, state(hypervisor.domain(uuid::Uuid::nil()).await.map(drop)));
+        health.set(Component::Journal, state(journal.check().await));
+        if let Some((consuming, counts)) = &bus {
+            let before = std::mem::replace(&mut lost, counts().disconnects);
+            metrics.connections_lost(Component::RabbitMq, lost.saturating_sub(before));
+            let consuming = consuming.borrow().since.is_some();
+            let down = || State::Down("not consuming".to_owned());
+            health.set(Component::RabbitMq, if consuming { State::Up } else { down() });
+        }
+    }
+}
+
+fn state<E: std::error::Error + 'static>(result: Result<(), E>) -> State {
+    match result {
+        Ok(()) => State::Up,
+        Err(error) => State::Down(Chain(&error).to_string()),
+    }
+}

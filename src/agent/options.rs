@@ -1,0 +1,230 @@
+//! From the configuration to what each room wants to know: pure, but for looking at the host where
+//! the configuration leaves it to the host.
+
+use std::sync::Arc;
+
+use super::AgentError;
+use super::connect::guest_host;
+use crate::config::Config;
+use crate::config::default::{self as configured, Preallocate};
+use crate::config::libvirt::VirtType;
+use crate::hypervisor::HostInfo;
+use crate::hypervisor::guest::{GuestHost, GuestOptions, SpiceServer};
+use crate::hypervisor::libvirt::LibvirtOptions;
+use crate::hypervisor::spec::SpiceOptions;
+use crate::images::Images;
+use crate::images::config_disk::ConfigDriveFormat;
+use crate::images::source::{FilePolicy, StandaloneSource};
+use crate::images::store::{HostImages, StoreOptions};
+use crate::model::object::NameTemplate;
+use crate::rpc::bus::BusSettings;
+use crate::rpc::options::{Failover, LoginMethod, RabbitOptions};
+use crate::rpc::transport_url::TransportUrl;
+use crate::rpc::watchdog::Watchdog;
+use crate::workflow::serial_ports::SerialPorts;
+use crate::workflow::{ConsoleSettings, Settings};
+
+/// What `transport_url` is when nobody has set it.
+const NO_BUS: &str = "rabbit://";
+
+/// What nova sends to a compute service. 2026.1 and later send some methods to the second.
+const TOPICS: [&str; 2] = ["compute", "compute-alt"];
+
+/// # Errors
+/// [`AgentError::VirtType`] for what the agent has no driver for.
+pub fn libvirt_options(config: &Config) -> Result<LibvirtOptions, AgentError> {
+    let libvirt = &config.libvirt;
+    if libvirt.virt_type == VirtType::Parallels {
+        return Err(AgentError::VirtType("parallels"));
+    }
+    let uri = libvirt.connection_uri.as_deref();
+    let mut options = LibvirtOptions::from_config(libvirt.virt_type.as_str(), uri);
+    options.call_timeout = config.hypernova.libvirt_call_timeout;
+    options.restore_timeout = config.hypernova.managed_save_timeout;
+    options.concurrent_calls = config.hypernova.libvirt_concurrent_calls;
+    Ok(options)
+}
+
+pub(super) fn images(config: &Config) -> Result<Arc<dyn Images>, AgentError> {
+    let mut options = StoreOptions::new(&config.default_.instances_path);
+    options.cache_subdirectory = config.image_cache.subdirectory_name.clone();
+    options.force_raw_images = config.default_.force_raw_images;
+    options.images_type = config.libvirt.images_type.as_str().to_owned();
+    options.use_cow_images = config.default_.use_cow_images;
+    options.preallocate_space = preallocates(config);
+    options.mkisofs_cmd = config.default_.mkisofs_cmd.clone();
+    options.vmdk_allowed_types = config.compute.vmdk_allowed_types.clone();
+    options.config_drive_format = match config.default_.config_drive_format {
+        configured::ConfigDriveFormat::Iso9660 => ConfigDriveFormat::Iso9660,
+        configured::ConfigDriveFormat::Vfat => ConfigDriveFormat::Vfat,
+    };
+    options.qemu_img.long_deadline = config.hypernova.qemu_img_timeout;
+    options.qemu_img.memory_bytes = config.hypernova.qemu_img_memory_mib.saturating_mul(1 << 20);
+    let policy = FilePolicy::Under(config.hypernova.image_directories.clone());
+    let source = StandaloneSource::new(policy, options.patience.idle);
+    Ok(Arc::new(HostImages::new(options, Arc::new(source))?))
+}
+
+/// The settings of an agent on a host like this one, without asking its hypervisor.
+///
+/// # Errors
+/// [`AgentError::NameTemplate`].
+pub fn preview_settings(config: &Config) -> Result<Settings, AgentError> {
+    let architecture = std::env::consts::ARCH.to_owned();
+    let host = HostInfo { architecture, ..HostInfo::default() };
+    settings(config, &host, guest_host(&host))
+}
+
+pub(super) fn settings(
+    config: &Config,
+    host: &HostInfo,
+    guest_host: GuestHost,
+) -> Result<Settings, AgentError> {
+    let serial = &config.serial_console;
+    Ok(Settings {
+        host: config.default_.host.clone(),
+        node: host.node.clone(),
+        virt_type: config.libvirt.virt_type.as_str().to_owned(),
+        name_template: NameTemplate::parse(&config.default_.instance_name_template)?,
+        force_config_drive: config.default_.force_config_drive,
+        dhcp_domain: config.api.dhcp_domain.clone(),
+        shutdown_timeout: config.default_.shutdown_timeout,
+        shutdown_retry_interval: config.compute.shutdown_retry_interval,
+        soft_reboot_timeout: config.libvirt.wait_soft_reboot_seconds,
+        state_timeout: config.hypernova.domain_state_timeout,
+        save_timeout: config.hypernova.managed_save_timeout,
+        guest: guest_options(config),
+        guest_host,
+        preallocate_space: preallocates(config),
+        serial_ports: serial.enabled.then(|| {
+            let range = serial.port_range.0.clone();
+            Arc::new(SerialPorts::new(&serial.proxyclient_address, range))
+        }),
+        console: ConsoleSettings {
+            vnc_enabled: config.vnc.enabled,
+            vnc_proxyclient_address: config.vnc.server_proxyclient_address.clone(),
+            serial_enabled: config.serial_console.enabled,
+        },
+    })
+}
+
+fn preallocates(config: &Config) -> bool {
+    config.default_.preallocate_images == Preallocate::Space
+}
+
+/// What of the configuration shapes a domain.
+fn guest_options(config: &Config) -> GuestOptions {
+    let (libvirt, spice) = (&config.libvirt, &config.spice);
+    GuestOptions {
+        virt_type: libvirt.virt_type.as_str().to_owned(),
+        cpu_mode: libvirt.cpu_mode.map(|mode| mode.as_str().to_owned()),
+        cpu_models: libvirt.cpu_models.clone(),
+        cpu_model_extra_flags: libvirt.cpu_model_extra_flags.clone(),
+        hw_machine_type: libvirt.hw_machine_type.clone().unwrap_or_default(),
+        disk_cachemodes: libvirt.disk_cachemodes.clone(),
+        hw_disk_discard: libvirt.hw_disk_discard.map(|discard| discard.as_str().to_owned()),
+        disk_prefix: libvirt.disk_prefix.clone(),
+        num_pcie_ports: libvirt.num_pcie_ports,
+        mem_stats_period_seconds: u32::try_from(libvirt.mem_stats_period_seconds).unwrap_or(0),
+        rng_dev_path: libvirt.rng_dev_path.clone(),
+        sysinfo_serial: libvirt.sysinfo_serial.as_str().to_owned(),
+        tb_cache_size: libvirt.tb_cache_size,
+        rx_queue_size: libvirt.rx_queue_size,
+        max_queues: libvirt.max_queues,
+        direct_io: takes_direct_io(&config.default_.instances_path),
+        disable_apic: config.workarounds.libvirt_disable_apic,
+        cpu_shared_set: config.compute.cpu_shared_set.clone(),
+        config_drive_format: config.default_.config_drive_format.as_str().to_owned(),
+        pointer_model: Some(config.default_.pointer_model.as_str().to_owned()),
+        vnc_listen: config.vnc.enabled.then(|| config.vnc.server_listen.clone()),
+        spice: spice.enabled.then(|| SpiceServer {
+            listen: spice.server_listen.clone(),
+            agent_enabled: spice.agent_enabled,
+            options: SpiceOptions {
+                image_compression: spice.image_compression.map(|c| c.as_str().to_owned()),
+                jpeg_compression: spice.jpeg_compression.map(|c| c.as_str().to_owned()),
+                zlib_compression: spice.zlib_compression.map(|c| c.as_str().to_owned()),
+                playback_compression: spice.playback_compression,
+                streaming_mode: spice.streaming_mode.map(|mode| mode.as_str().to_owned()),
+                require_secure: spice.require_secure,
+            },
+        }),
+        serial_console_address: config
+            .serial_console
+            .enabled
+            .then(|| config.serial_console.proxyclient_address.clone()),
+    }
+}
+
+/// Whether files below `directory` can be opened past the page cache; disks are cached by the host
+/// where they can't. nova: privsep/utils.py, supports_direct_io
+fn takes_direct_io(directory: &std::path::Path) -> bool {
+    use std::os::unix::fs::OpenOptionsExt;
+    let Ok(probe) = tempfile::NamedTempFile::new_in(directory) else { return true };
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).custom_flags(libc::O_DIRECT);
+    options.open(probe.path()).is_ok()
+}
+
+/// The bus as configured; `None` when `transport_url` isn't set, and only the socket is served.
+///
+/// # Errors
+/// [`AgentError::TransportUrl`].
+pub fn bus_settings(config: &Config) -> Result<Option<BusSettings>, AgentError> {
+    let url = config.default_.transport_url.expose();
+    if url == NO_BUS {
+        return Ok(None);
+    }
+    Ok(Some(BusSettings {
+        url: TransportUrl::parse(url)?,
+        options: rabbit_options(config),
+        host: config.default_.host.clone(),
+        control_exchange: config.default_.control_exchange.clone(),
+        topics: TOPICS.iter().map(|topic| (*topic).to_owned()).collect(),
+        watchdog: Some(Watchdog::default()),
+    }))
+}
+
+fn rabbit_options(config: &Config) -> RabbitOptions {
+    use crate::config::oslo_messaging_rabbit::{FailoverStrategy, LoginMethod as Configured};
+    let section = &config.oslo_messaging_rabbit;
+    RabbitOptions {
+        amqp_durable_queues: section.amqp_durable_queues,
+        amqp_auto_delete: section.amqp_auto_delete,
+        rabbit_ha_queues: section.rabbit_ha_queues,
+        rabbit_quorum_queue: section.rabbit_quorum_queue,
+        rabbit_transient_quorum_queue: section.rabbit_transient_quorum_queue,
+        rabbit_quorum_delivery_limit: section.rabbit_quorum_delivery_limit,
+        rabbit_quorum_max_memory_length: section.rabbit_quorum_max_memory_length,
+        // RabbitMQ's limit is far below the option's.
+        rabbit_quorum_max_memory_bytes: u32::try_from(section.rabbit_quorum_max_memory_bytes)
+            .unwrap_or(u32::MAX),
+        rabbit_transient_queues_ttl: section.rabbit_transient_queues_ttl,
+        rabbit_stream_fanout: section.rabbit_stream_fanout,
+        rabbit_qos_prefetch_count: section.rabbit_qos_prefetch_count,
+        heartbeat_timeout_threshold: section.heartbeat_timeout_threshold,
+        rabbit_retry_interval: section.rabbit_retry_interval,
+        rabbit_retry_backoff: section.rabbit_retry_backoff,
+        rabbit_interval_max: section.rabbit_interval_max,
+        kombu_reconnect_delay: section.kombu_reconnect_delay,
+        kombu_reconnect_splay: section.kombu_reconnect_splay,
+        kombu_failover_strategy: match section.kombu_failover_strategy {
+            FailoverStrategy::RoundRobin => Failover::RoundRobin,
+            FailoverStrategy::Shuffle => Failover::Shuffle,
+        },
+        rabbit_login_method: match section.rabbit_login_method {
+            Configured::Plain => LoginMethod::Plain,
+            Configured::AmqPlain => LoginMethod::AmqPlain,
+            Configured::External => LoginMethod::External,
+            Configured::RabbitCrDemo => LoginMethod::RabbitCrDemo,
+        },
+        kombu_missing_consumer_retry_timeout: section.kombu_missing_consumer_retry_timeout,
+        direct_mandatory_flag: section.direct_mandatory_flag,
+        enable_cancel_on_failover: section.enable_cancel_on_failover,
+        ssl: section.ssl,
+        ssl_key_file: section.ssl_key_file.clone(),
+        ssl_cert_file: section.ssl_cert_file.clone(),
+        ssl_ca_file: section.ssl_ca_file.clone(),
+        ssl_enforce_hostname_verification: section.ssl_enforce_hostname_verification,
+    }
+}
