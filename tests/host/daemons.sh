@@ -44,7 +44,8 @@ _stop() {
   local name=$1 signal=${2:-TERM} pid i
   [ -s "$D/run/$name.pid" ] || return 0
   pid=$(cat "$D/run/$name.pid")
-  kill -"$signal" "$pid" 2>/dev/null
+  # A caller may run with `set -e`, and the process may have ended by itself.
+  kill -"$signal" "$pid" 2>/dev/null || true
   for i in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
   kill -KILL "$pid" 2>/dev/null
   rm -f "$D/run/$name.pid"
