@@ -47,7 +47,7 @@ _stop() {
   # A caller may run with `set -e`, and the process may have ended by itself.
   kill -"$signal" "$pid" 2>/dev/null || true
   for i in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-  kill -KILL "$pid" 2>/dev/null
+  kill -KILL "$pid" 2>/dev/null || true
   rm -f "$D/run/$name.pid"
 }
 
