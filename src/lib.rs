@@ -19,6 +19,8 @@ pub mod health;
 pub mod hypervisor;
 /// What a guest boots from: the image cache and the instance directories.
 pub mod images;
+/// What only the start needed is given back.
+pub mod memory;
 /// The shared words, without I/O.
 pub mod model;
 /// The guest's network interfaces.

@@ -210,6 +210,7 @@ pub async fn serve(
         }
     }
     info!(resumed, "ready");
+    crate::memory::release_startup_pages();
     manager.ready("running");
 
     stop.cancelled().await;
