@@ -246,6 +246,7 @@ fn ec2_metadata(facts: &ConfigDriveFacts) -> Value {
     let mut set = |key: &str, value: Value| data.insert(key.to_owned(), value);
     set("ami-id", json!(ec2.ami_id));
     set("ami-launch-index", json!(facts.launch_index));
+    // nova writes just this word, and a guest may compare (nova: api/metadata/base.py).
     set("ami-manifest-path", json!("FIXME"));
     set("instance-id", json!(ec2.instance_id));
     set("hostname", json!(facts.hostname));
