@@ -48,15 +48,18 @@ quietly() {
 }
 
 install_packages() {
-  local missing_hypervisor missing_others target=() policy=/usr/sbin/policy-rc.d
+  local missing_hypervisor missing_others versions policy_now target=() policy=/usr/sbin/policy-rc.d
   missing_hypervisor=$(absent $hypervisor)
   missing_others=$(absent $others)
   [ -n "$missing_hypervisor$missing_others" ] || return 0
   [ "$(id -u)" = 0 ] || die "not root, and these packages are missing:" $missing_hypervisor $missing_others
   # qemu-utils or libvirt from backports don't go with the rest from the release itself: all of it from one place.
-  if dpkg-query -W -f '${Version}\n' qemu-utils qemu-system-common libvirt0 2>/dev/null | grep -q '~bpo'; then
+  # (dpkg-query fails when one of them was never heard of, and grep -q when it is cut off: no pipes here.)
+  versions=$(dpkg-query -W -f '${Version}\n' qemu-utils qemu-system-common libvirt0 2>/dev/null) || true
+  if [[ $versions == *~bpo* ]]; then
     target=(-t "$VERSION_CODENAME-backports")
-    if ! apt-cache policy | grep -q "n=$VERSION_CODENAME-backports"; then
+    policy_now=$(apt-cache policy)
+    if [[ $policy_now != *"n=$VERSION_CODENAME-backports"* ]]; then
       say "adding $VERSION_CODENAME-backports, where this machine's QEMU is from"
       printf 'Types: deb\nURIs: http://deb.debian.org/debian\nSuites: %s-backports\nComponents: main\nSigned-By: %s\n' \
         "$VERSION_CODENAME" /usr/share/keyrings/debian-archive-keyring.gpg \
