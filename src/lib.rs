@@ -25,6 +25,10 @@ pub mod memory;
 pub mod model;
 /// The guest's network interfaces.
 pub mod network;
+/// This compute node to the control plane: what it has, and what is set aside.
+pub mod node;
+/// The HTTP APIs of the control plane.
+pub mod openstack;
 /// The commands' way to the agent's own work.
 pub mod program;
 /// What is known of each instance.

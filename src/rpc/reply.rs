@@ -12,6 +12,7 @@ use crate::images::ImageError;
 use crate::model::object::ObjectError;
 use crate::model::state::{TaskState, VmState};
 use crate::network::NetworkError;
+use crate::node::ClaimError;
 use crate::records::RecordsError;
 use crate::telemetry::Chain;
 use crate::workflow::StepError;
@@ -112,6 +113,10 @@ pub fn step_fault(error: &StepError) -> Fault {
         StepError::Network(error) => network_fault(error),
         StepError::Records(error) => records_fault(error),
         StepError::Object(error) => object_fault(error),
+        StepError::Claim(ClaimError::Insufficient(_)) => {
+            Fault::nova("ComputeResourcesUnavailable", message)
+        }
+        StepError::Claim(_) => Fault::nova("NovaException", message),
         StepError::NoRandom => Fault::nova("NovaException", message),
         StepError::Guest(error) => Fault::nova(error.exception(), message),
         StepError::NoSerialPort => Fault::nova("SocketPortRangeExhaustedException", message),

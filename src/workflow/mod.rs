@@ -17,6 +17,7 @@ use crate::images::{ImageError, Images};
 use crate::model::class::Class;
 use crate::model::object::{NameError, NameTemplate, ObjectError};
 use crate::network::{Network, NetworkError};
+use crate::node::{ClaimError, Claims};
 use crate::records::{Records, RecordsError};
 use serial_ports::SerialPorts;
 
@@ -52,6 +53,7 @@ pub struct Backends {
     pub images: Arc<dyn Images>,
     pub network: Arc<dyn Network>,
     pub records: Arc<dyn Records>,
+    pub claims: Arc<dyn Claims>,
     pub settings: Arc<Settings>,
 }
 
@@ -138,6 +140,8 @@ pub enum StepError {
     #[error(transparent)]
     Records(#[from] RecordsError),
     #[error(transparent)]
+    Claim(#[from] ClaimError),
+    #[error(transparent)]
     Guest(#[from] GuestError),
     #[error("the request's instance is incomplete")]
     Object(#[from] ObjectError),
@@ -179,6 +183,7 @@ impl StepError {
             Self::Image(e) => e.class(),
             Self::Network(e) => e.class(),
             Self::Records(e) => e.class(),
+            Self::Claim(e) => e.class(),
             Self::Guest(e) => e.class(),
             Self::Object(_)
             | Self::Name(_)

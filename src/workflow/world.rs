@@ -24,6 +24,7 @@ use crate::model::state::{TaskState, VmState};
 use crate::model::time::Timestamp;
 use crate::network::RequestedNetwork;
 use crate::network::fake::FakeNetwork;
+use crate::node::unclaimed::Unclaimed;
 use crate::records::fake::FakeRecords;
 use crate::records::{Records, history::History};
 
@@ -63,6 +64,7 @@ impl World {
             images: self.images.clone(),
             network: self.network.clone(),
             records: self.records.clone(),
+            claims: Arc::new(Unclaimed::new("host1", "node1")),
             settings: Arc::new(Settings::example()),
         }
     }

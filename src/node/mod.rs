@@ -1,0 +1,63 @@
+//! This compute node to the control plane: what it has, and what of it is set aside for whom.
+
+use async_trait::async_trait;
+
+use crate::model::class::Class;
+use crate::model::context::RequestContext;
+use crate::model::object::{Instance, SchedulerLimits};
+
+pub mod unclaimed;
+
+/// Resources of this host, set aside for instances. nova: compute/resource_tracker.py
+#[async_trait]
+pub trait Claims: Send + Sync {
+    /// Sets aside what the instance's flavor asks for, and writes the instance's host, node and
+    /// `compute_id`, saved with its record. A repeat claims nothing twice. It never waits for an
+    /// inventory run.
+    async fn claim(
+        &self,
+        context: &RequestContext,
+        instance: &mut Instance,
+        limits: Option<&SchedulerLimits>,
+    ) -> Result<(), ClaimError>;
+
+    /// Gives back what [`Claims::claim`] set aside, and takes the host from the instance and its
+    /// record; absent is success.
+    async fn abort(
+        &self,
+        context: &RequestContext,
+        instance: &mut Instance,
+    ) -> Result<(), ClaimError>;
+
+    /// Takes note of the instance as it is now: its states count in the node's statistics, and a
+    /// deleted one uses nothing. Written with the next change of the node's record.
+    async fn note(&self, context: &RequestContext, instance: &Instance);
+
+    /// Removes the instance's allocation, when a build failed for good or the instance is deleted;
+    /// absent is success. nova: compute/manager.py, _complete_deletion
+    async fn release_allocation(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+    ) -> Result<(), ClaimError>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// nova: ComputeResourcesUnavailable
+    #[error("Insufficient compute resources: {0}.")]
+    Insufficient(String),
+    #[error("the node's records can't be written: {0}")]
+    Records(String),
+    #[error("placement: {0}")]
+    Placement(String),
+}
+
+impl ClaimError {
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Insufficient(_) => Class::Reschedule,
+            Self::Records(_) | Self::Placement(_) => Class::Transient,
+        }
+    }
+}

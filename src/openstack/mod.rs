@@ -1,0 +1,175 @@
+//! The HTTP APIs of the control plane: who we are to them, where they are, and one request at a
+//! time.
+//!
+//! [`Api`] is one service's API. Clients of Glance, Neutron, placement and Cinder are thin and live
+//! in the rooms that use them; they build an [`ApiRequest`] and read an [`ApiResponse`].
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::model::class::Class;
+use crate::model::context::RequestContext;
+
+/// On whose behalf a request is sent.
+#[derive(Debug, Clone, Copy)]
+pub enum Identity<'a> {
+    /// The agent itself, by the service's section of nova.conf.
+    Service,
+    /// The user whose request is served, by the token that came with it.
+    User(&'a RequestContext),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+/// A request to a service, relative to its endpoint.
+#[derive(Debug, Clone)]
+pub struct ApiRequest<'a> {
+    pub method: Method,
+    /// Below the endpoint, such as `/v2.0/ports/…`; every part of it is escaped already.
+    pub path: String,
+    /// Escaped by the sender.
+    pub query: Vec<(String, String)>,
+    /// Beside those of authentication and of JSON: `OpenStack-API-Version: placement 1.20`, …
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Option<Value>,
+    pub identity: Identity<'a>,
+    /// `X-OpenStack-Request-ID`: the global id of the request that this one serves.
+    pub global_request_id: Option<String>,
+}
+
+impl<'a> ApiRequest<'a> {
+    pub fn new(method: Method, path: impl Into<String>, identity: Identity<'a>) -> Self {
+        let global_request_id = match identity {
+            Identity::User(context) => context.global_request_id.clone(),
+            Identity::Service => None,
+        };
+        let (query, headers) = (Vec::new(), Vec::new());
+        Self { method, path: path.into(), query, headers, body: None, identity, global_request_id }
+    }
+
+    pub fn get(path: impl Into<String>, identity: Identity<'a>) -> Self {
+        Self::new(Method::Get, path, identity)
+    }
+
+    pub fn query(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.query.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub fn body(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+}
+
+/// An answer, whatever its status: what a 404 or a 409 means is the client's to say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiResponse {
+    pub status: u16,
+    /// `Null` when there was none.
+    pub body: Value,
+    /// The service's `x-openstack-request-id`, for the log.
+    pub request_id: Option<String>,
+}
+
+impl ApiResponse {
+    /// The answer, if its status is one of the 200s.
+    ///
+    /// # Errors
+    /// [`ApiError::Status`] with the service's own words.
+    pub fn success(self, what: &str) -> Result<Self, ApiError> {
+        match self.status {
+            200..=299 => Ok(self),
+            status => {
+                let message = crate::openstack::error_text(&self.body);
+                Err(ApiError::Status { what: what.to_owned(), status, message })
+            }
+        }
+    }
+}
+
+/// One service's API. Every request has a deadline, and one that can't have reached its service, or
+/// that the service says to repeat, is sent again within a budget.
+#[async_trait]
+pub trait Api: Send + Sync {
+    /// Sends the request and reads the whole answer, within limits of time and size. A 401 for a
+    /// token of our own is asked again with a new one.
+    async fn send(&self, request: ApiRequest<'_>) -> Result<ApiResponse, ApiError>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// No answer, or none in time, however often it was asked.
+    #[error("{service} can't be reached: {message}")]
+    Unreachable { service: &'static str, message: String },
+    /// Keystone doesn't take our credentials, or the service doesn't take the token.
+    #[error("{service} refuses the credentials: {message}")]
+    Unauthorized { service: &'static str, message: String },
+    /// The catalog has no such endpoint.
+    #[error("{service} has no endpoint: {message}")]
+    NoEndpoint { service: &'static str, message: String },
+    /// The answer isn't what the API promises.
+    #[error("{service} gave a garbled answer: {message}")]
+    Garbled { service: &'static str, message: String },
+    #[error("{what}: status {status}: {message}")]
+    Status { what: String, status: u16, message: String },
+}
+
+impl ApiError {
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Status { status: 404, .. } => Class::Absent,
+            Self::Status { status: 409 | 429 | 500..=599, .. } => Class::Transient,
+            Self::Unreachable { .. } | Self::Garbled { .. } => Class::Transient,
+            Self::Unauthorized { .. } | Self::NoEndpoint { .. } | Self::Status { .. } => {
+                Class::Refused
+            }
+        }
+    }
+}
+
+/// What a service says went wrong: each has its own way of saying it.
+pub fn error_text(body: &Value) -> String {
+    const LONGEST: usize = 500;
+    let found = [
+        body.pointer("/NeutronError/message"),
+        body.pointer("/errors/0/detail"),
+        body.pointer("/error/message"),
+        body.pointer("/message"),
+    ];
+    let text = found.into_iter().flatten().find_map(Value::as_str).unwrap_or("no message");
+    text.chars().take(LONGEST).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_service_s_words_are_found() {
+        let texts = [
+            json!({"NeutronError": {"message": "no port", "type": "PortNotFound"}}),
+            json!({"errors": [{"detail": "no port", "status": 404}]}),
+            json!({"error": {"message": "no port", "code": 404}}),
+            json!({"message": "no port"}),
+        ];
+        for text in texts {
+            assert_eq!(error_text(&text), "no port", "{text}");
+        }
+        assert_eq!(error_text(&json!("x")), "no message");
+    }
+}
