@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::history::{History, RecordedEvent, RecordedFault, fault_message};
 use super::{Expected, InstanceFault, Records, RecordsError, rules};
 use crate::model::context::RequestContext;
-use crate::model::object::{Instance, VersionedObject};
+use crate::model::object::{BlockDeviceMapping, Instance, VersionedObject};
 use crate::model::time::Timestamp;
 
 /// Records that live as long as the process.
@@ -148,6 +148,14 @@ impl Records for FakeRecords {
             state.instances.insert(uuid, record.clone());
         }
         *instance = record;
+        Ok(())
+    }
+
+    async fn save_block_device(
+        &self,
+        _: &RequestContext,
+        _: &mut BlockDeviceMapping,
+    ) -> Result<(), RecordsError> {
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
-use crate::model::object::{Instance, ObjectError};
+use crate::model::object::{BlockDeviceMapping, Instance, ObjectError};
 use crate::model::state::TaskState;
 
 /// The task states in which a save may go through; anything else means that somebody else has
@@ -72,6 +72,14 @@ pub trait Records: Send + Sync {
         &self,
         context: &RequestContext,
         instance: &mut Instance,
+    ) -> Result<(), RecordsError>;
+
+    /// Writes the changed fields of one of the instance's block device mappings; one without an id
+    /// isn't on record, and stays so. Standalone mode keeps none.
+    async fn save_block_device(
+        &self,
+        context: &RequestContext,
+        device: &mut BlockDeviceMapping,
     ) -> Result<(), RecordsError>;
 
     /// Records that an event of an instance's action began. `event` is `compute_<method>`.

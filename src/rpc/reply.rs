@@ -116,7 +116,7 @@ pub fn step_fault(error: &StepError) -> Fault {
         StepError::Claim(ClaimError::Insufficient(_)) => {
             Fault::nova("ComputeResourcesUnavailable", message)
         }
-        StepError::Claim(_) => Fault::nova("NovaException", message),
+        StepError::Claim(_) | StepError::Scheduling(_) => Fault::nova("NovaException", message),
         StepError::NoRandom => Fault::nova("NovaException", message),
         StepError::Guest(error) => Fault::nova(error.exception(), message),
         StepError::NoSerialPort => Fault::nova("SocketPortRangeExhaustedException", message),

@@ -17,6 +17,7 @@ use crate::images::{ImageError, Images};
 use crate::model::class::Class;
 use crate::model::object::{NameError, NameTemplate, ObjectError};
 use crate::network::{Network, NetworkError};
+use crate::node::scheduling::{Scheduling, SchedulingError};
 use crate::node::{ClaimError, Claims};
 use crate::records::{Records, RecordsError};
 use serial_ports::SerialPorts;
@@ -32,6 +33,7 @@ pub mod pause;
 pub mod power_off;
 pub mod power_on;
 pub mod reboot;
+pub mod reschedule;
 pub mod resume;
 pub mod seal;
 pub mod serial_ports;
@@ -54,6 +56,7 @@ pub struct Backends {
     pub network: Arc<dyn Network>,
     pub records: Arc<dyn Records>,
     pub claims: Arc<dyn Claims>,
+    pub scheduling: Arc<dyn Scheduling>,
     pub settings: Arc<Settings>,
 }
 
@@ -142,6 +145,8 @@ pub enum StepError {
     #[error(transparent)]
     Claim(#[from] ClaimError),
     #[error(transparent)]
+    Scheduling(#[from] SchedulingError),
+    #[error(transparent)]
     Guest(#[from] GuestError),
     #[error("the request's instance is incomplete")]
     Object(#[from] ObjectError),
@@ -184,6 +189,7 @@ impl StepError {
             Self::Network(e) => e.class(),
             Self::Records(e) => e.class(),
             Self::Claim(e) => e.class(),
+            Self::Scheduling(_) => Class::Transient,
             Self::Guest(e) => e.class(),
             Self::Object(_)
             | Self::Name(_)

@@ -12,6 +12,7 @@ use super::board::Running;
 use super::engine::{Controls, Workflow};
 use super::instance::Subject;
 use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
+use super::reschedule::BuildArguments;
 use super::spawn::{Build, Spawn};
 use super::{Backends, Settings, StepError};
 use crate::hypervisor::Hypervisor;
@@ -24,6 +25,7 @@ use crate::model::state::{TaskState, VmState};
 use crate::model::time::Timestamp;
 use crate::network::RequestedNetwork;
 use crate::network::fake::FakeNetwork;
+use crate::node::scheduling::Unscheduled;
 use crate::node::unclaimed::Unclaimed;
 use crate::records::fake::FakeRecords;
 use crate::records::{Records, history::History};
@@ -65,6 +67,7 @@ impl World {
             network: self.network.clone(),
             records: self.records.clone(),
             claims: Arc::new(Unclaimed::new("host1", "node1")),
+            scheduling: Arc::new(Unscheduled),
             settings: Arc::new(Settings::example()),
         }
     }
@@ -194,7 +197,9 @@ pub fn spawn() -> Spawn {
         }],
         admin_password: None,
         injected_files: Vec::new(),
-        from_volumes: 0,
+        block_devices: Vec::new(),
+        limits: None,
+        arguments: BuildArguments::default(),
     };
     Spawn::new(subject(TaskState::Scheduling, "_do_build_and_run_instance"), build)
 }
