@@ -6,6 +6,7 @@ use crate::model::class::Class;
 use crate::model::context::RequestContext;
 use crate::model::object::{Instance, SchedulerLimits};
 
+pub mod fake;
 pub mod scheduling;
 pub mod unclaimed;
 

@@ -79,6 +79,11 @@ impl Spawn {
         Self { subject, build, vifs: Vec::new(), base: None, disks: GuestDisks::default() }
     }
 
+    #[cfg(test)]
+    pub fn hand_back(&mut self, arguments: BuildArguments) {
+        self.build.arguments = arguments;
+    }
+
     /// Shows the user how far the build is.
     async fn enter(&mut self, task: TaskState, stage: &Stage<'_>) -> StepResult {
         self.subject.instance.task_state.set(Some(task));

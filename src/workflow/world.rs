@@ -25,8 +25,7 @@ use crate::model::state::{TaskState, VmState};
 use crate::model::time::Timestamp;
 use crate::network::RequestedNetwork;
 use crate::network::fake::FakeNetwork;
-use crate::node::scheduling::Unscheduled;
-use crate::node::unclaimed::Unclaimed;
+use crate::node::fake::FakeNode;
 use crate::records::fake::FakeRecords;
 use crate::records::{Records, history::History};
 
@@ -39,6 +38,7 @@ pub struct World {
     pub images: Arc<FakeImages>,
     pub network: Arc<FakeNetwork>,
     pub records: Arc<FakeRecords>,
+    pub node: Arc<FakeNode>,
 }
 
 impl World {
@@ -48,6 +48,7 @@ impl World {
             images: Arc::new(FakeImages::default()),
             network: Arc::new(FakeNetwork::new()),
             records: Arc::new(FakeRecords::new("host1")),
+            node: Arc::new(FakeNode::new("host1")),
         }
     }
 
@@ -66,8 +67,8 @@ impl World {
             images: self.images.clone(),
             network: self.network.clone(),
             records: self.records.clone(),
-            claims: Arc::new(Unclaimed::new("host1", "node1")),
-            scheduling: Arc::new(Unscheduled),
+            claims: self.node.clone(),
+            scheduling: self.node.clone(),
             settings: Arc::new(Settings::example()),
         }
     }
@@ -111,6 +112,8 @@ impl World {
             "directories": self.images.directories(),
             "allocated": self.network.allocated().values().map(Vec::len).sum::<usize>(),
             "plugged": self.network.plugged().len(),
+            "claimed": self.node.claimed().len(),
+            "known": self.node.known().len(),
             "record": record,
         })
     }
@@ -123,6 +126,8 @@ impl World {
             ("directories", json!([])),
             ("allocated", json!(0)),
             ("plugged", json!(0)),
+            ("claimed", json!(0)),
+            ("known", json!(0)),
         ];
         let left = empty.iter().filter(|(key, nothing)| state[key] != *nothing);
         left.map(|(key, _)| format!("{key}: {}", state[key])).collect()
