@@ -77,6 +77,7 @@ pub fn query_fault(error: &QueryError) -> Fault {
         }
         QueryError::Log(_) => Fault::nova("ConsoleNotAvailable", message),
         QueryError::Uptime(_) => Fault::nova("NovaException", message),
+        QueryError::Records(error) => records_fault(error),
         QueryError::Hypervisor(error) => hypervisor_fault(error),
     }
 }
