@@ -29,6 +29,8 @@ pub mod network;
 pub mod node;
 /// The HTTP APIs of the control plane.
 pub mod openstack;
+/// Work that nobody asks for, at intervals.
+pub mod periodic;
 /// The commands' way to the agent's own work.
 pub mod program;
 /// What is known of each instance.

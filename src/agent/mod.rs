@@ -43,14 +43,12 @@ use options::{images, settings};
 
 mod connect;
 mod options;
+mod periodics;
 
 pub use options::{bus_settings, libvirt_options, preview_settings};
 
 /// How often the neighbours are looked at for `/healthz`.
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
-
-/// How often the journal forgets what ended long ago.
-const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// How long replies and the fanout queues may take to go when the agent stops.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
@@ -190,23 +188,15 @@ pub async fn serve(
         tokio::spawn(listener.run(stop_now.clone()));
     }
     let watched = bus.as_ref().map(|bus| (bus.watch(), bus.counts()));
-    let looking = tokio::spawn(look_after(health, metrics, hypervisor, journal, watched));
+    let watching = look_after(health, metrics.clone(), hypervisor, journal, watched);
+    let looking = tokio::spawn(watching);
     let keeper = manager.clone();
     let until = stop_now.clone();
     tokio::spawn(async move {
         // The runtime itself answers here: a stuck one gives no sign of life.
         keeper.keep_alive(|| async { tokio::spawn(async {}).await.is_ok() }, until).await;
     });
-    let pruned = dispatcher.clone();
-    let until = stop.clone();
-    tokio::spawn(until.run_until_cancelled_owned(async move {
-        loop {
-            tokio::time::sleep(PRUNE_EVERY).await;
-            if let Err(error) = pruned.prune().await {
-                warn!(error = %Chain(&error), "the journal is not pruned");
-            }
-        }
-    }));
+    let periodics = periodics::start(&config, metrics.clone(), &dispatcher);
     if let Some(bus) = &bus {
         let consuming = tokio::time::timeout(Duration::from_secs(10), bus.consuming());
         if consuming.await.is_err() {
@@ -227,6 +217,7 @@ pub async fn serve(
         // It gives back what waits; a panic in it was logged.
         door.await.ok();
     }
+    periodics.stop().await;
     let within = config.default_.manager_shutdown_timeout;
     let finished = async {
         tokio::select! {
