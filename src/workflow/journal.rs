@@ -146,6 +146,13 @@ pub enum JournalError {
     Unreadable { id: String, message: String },
 }
 
+impl JournalError {
+    /// Whether the same write may succeed later.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Storage { .. })
+    }
+}
+
 mod class_name {
     //! A class by its name.
 
