@@ -206,7 +206,7 @@ enum Task {
     /// It is left to the agent's next run.
     HandBack,
     /// A change that is in the journal.
-    Outcome(oneshot::Receiver<crate::dispatch::Outcome>),
+    Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>),
     Question(Question),
     Operator(Map<String, Value>),
 }
@@ -214,11 +214,8 @@ enum Task {
 /// What is left to do for a change that the journal has looked at.
 fn after_journal(method: &str, submitted: Result<Submission, JournalError>) -> Task {
     match submitted {
-        Ok(Submission::Accepted(outcome)) => Task::Outcome(outcome),
-        Ok(Submission::Duplicate) => {
-            let message =
-                "the request was taken up before; the instance's record tells how it ended";
-            Task::Answer(Err(Fault::nova("NovaException", message)))
+        Ok(Submission::Accepted(outcome) | Submission::Duplicate(outcome)) => {
+            Task::Outcome(outcome)
         }
         Err(error) => {
             error!(method, error = %Chain(&error), "a request can't be written into the journal");

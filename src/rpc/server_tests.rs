@@ -186,3 +186,21 @@ async fn what_waits_for_the_journal_when_the_agent_stops_is_the_brokers_again() 
         assert!(call.is_unanswered() && !call.is_acknowledged());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_comes_again_after_a_restart_is_answered_when_its_work_ends() {
+    let world = World::with_guest().await;
+    world.hypervisor.ignore_power_button(UUID, true);
+    let bench = Bench::new(&world);
+    let mut first = bench.call("a", "stop_instance", UUID).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(first.is_unanswered(), "the guest has a minute to shut down");
+    let directory = bench.finish().await;
+    let bench = Bench::in_directory(&world, directory);
+    bench.dispatcher.resume().await.unwrap();
+    let mut again = bench.call("a", "stop_instance", UUID).await;
+    assert_eq!(again.answer().await, Ok(Value::Null));
+    assert!(again.is_acknowledged());
+    assert_eq!(world.hypervisor.get(UUID).unwrap().boots, 1);
+    bench.finish().await;
+}
