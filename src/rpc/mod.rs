@@ -21,6 +21,7 @@ pub mod envelope;
 pub mod failure;
 pub mod image_argument;
 pub mod incoming;
+mod intake;
 mod line;
 mod link;
 pub mod local;
@@ -33,6 +34,8 @@ mod replies;
 pub mod reply;
 pub mod request;
 pub mod server;
+#[cfg(test)]
+mod server_tests;
 pub mod tls;
 mod topology;
 pub mod transport_url;

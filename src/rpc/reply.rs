@@ -28,8 +28,9 @@ pub fn outcome_reply(outcome: &Outcome) -> Result<(), Fault> {
         Outcome::Refused(refusal) => Err(refusal_fault(refusal)),
         Outcome::Unrecorded(error) => Err(records_fault(error)),
         Outcome::Failed(error) => Err(step_fault(error)),
-        Outcome::FailedBefore => {
-            let message = "the request failed before the agent was restarted";
+        Outcome::FailedBefore(message) => Err(Fault::nova("NovaException", message.as_str())),
+        Outcome::Unreadable => {
+            let message = "the request was taken up before, and nothing of it can be read any more";
             Err(Fault::nova("NovaException", message))
         }
         Outcome::Parked => {

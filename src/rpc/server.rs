@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::dispatcher::{Dispatcher as Routes, Endpoint, Route, Version};
 use super::failure::Fault;
 use super::incoming::{Incoming, ReplyTo, Source};
+use super::intake::{Intake, Taken, Waiting};
 use super::operator::{self, Operator};
 use super::reply::{journal_fault, outcome_reply, query_fault};
 use super::request::{ABSENT, METHODS, Question, Request, decode};
@@ -23,7 +24,7 @@ use crate::model::context::RequestContext;
 use crate::model::diagnostics;
 use crate::model::object::VersionedObject;
 use crate::telemetry::Chain;
-use crate::workflow::any::AnyRecord;
+use crate::workflow::journal::JournalError;
 
 /// nova's compute interface. 6.5 is what 2026.1 speaks; older minors are served by it.
 const COMPUTE: Version = Version::new(6, 5);
@@ -37,6 +38,7 @@ pub struct Server {
     operator: Operator,
     routes: Routes,
     metrics: Arc<Metrics>,
+    intake: Intake,
     questions: Arc<Semaphore>,
     answering: TaskTracker,
 }
@@ -63,6 +65,7 @@ impl Server {
             operator,
             routes: Routes::new("compute", endpoints, ping_enabled),
             metrics,
+            intake: Intake::new(),
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             answering: TaskTracker::new(),
         }
@@ -76,7 +79,7 @@ impl Server {
         stop: CancellationToken,
     ) {
         while let Some(Some(request)) = stop.run_until_cancelled(incoming.recv()).await {
-            self.take(request).await;
+            self.take(request, &stop).await;
         }
         incoming.close();
         while let Some(request) = incoming.recv().await {
@@ -92,7 +95,7 @@ impl Server {
 
     /// Routes and decodes. An acknowledgement waits for the connection: it is left to the request's
     /// own task.
-    async fn take(self: &Arc<Self>, incoming: Incoming) {
+    async fn take(self: &Arc<Self>, incoming: Incoming, stop: &CancellationToken) {
         let Incoming { request, context, reply, ack, source } = incoming;
         let method = request.method.clone();
         debug!(method, request_id = context.request_id(), ?source, "request");
@@ -113,45 +116,42 @@ impl Server {
                 match decode(&method, request.args, id, context.clone(), from_root) {
                     Err(fault) => Task::Answer(Err(fault)),
                     Ok(Request::Ask(question)) => Task::Question(Box::new(context), question),
-                    Ok(Request::Change(record)) => self.submit(&method, record).await,
+                    Ok(Request::Change(record)) => {
+                        match self.intake.take(record, &self.dispatcher, stop).await {
+                            Taken::Now(submitted) => after_journal(&method, submitted),
+                            Taken::Later(waiting) => Task::Waiting(waiting),
+                            Taken::Not => Task::HandBack,
+                        }
+                    }
                 }
             }
         };
-        let server = self.clone();
+        let (server, stop) = (self.clone(), stop.clone());
         self.answering.spawn(async move {
-            if matches!(task, Task::NotTaken(_)) {
+            let task = match task {
+                Task::Waiting(waiting) => match waiting.finish(&server.dispatcher, &stop).await {
+                    Some(submitted) => after_journal(&method, submitted),
+                    None => Task::HandBack,
+                },
+                task => task,
+            };
+            if matches!(task, Task::HandBack) {
                 // Not acknowledged either, so that the broker keeps it.
                 drop(ack);
-            } else {
-                ack.accept().await;
+                return reply.into_iter().for_each(|reply| reply.hand_back(&source));
             }
+            ack.accept().await;
             if let Some(answer) = server.work(&method, task).await {
                 finish(&server.metrics, &method, reply, answer);
             }
         });
     }
 
-    /// Writes a change into the journal.
-    async fn submit(&self, method: &str, record: AnyRecord) -> Task {
-        match self.dispatcher.submit(record).await {
-            Ok(Submission::Accepted(outcome)) => Task::Outcome(outcome),
-            Ok(Submission::Duplicate) => {
-                let message =
-                    "the request was taken up before; the instance's record tells how it ended";
-                Task::Answer(Err(Fault::nova("NovaException", message)))
-            }
-            Err(error) => {
-                error!(method, error = %Chain(&error), "the journal refused a request");
-                Task::NotTaken(journal_fault(&error))
-            }
-        }
-    }
-
     /// Does what is left to do for an answer. `None`: the agent goes down before there is one.
     async fn work(&self, method: &str, task: Task) -> Option<Result<Value, Fault>> {
         match task {
             Task::Answer(answer) => Some(answer),
-            Task::NotTaken(fault) => Some(Err(fault)),
+            Task::Waiting(_) | Task::HandBack => None,
             Task::Outcome(outcome) => {
                 let outcome = outcome.await.ok()?;
                 Some(outcome_reply(&outcome).map(|()| Value::Null))
@@ -206,12 +206,27 @@ impl Server {
 /// What is left to do for a request once it is routed and decoded.
 enum Task {
     Answer(Result<Value, Fault>),
-    /// The journal could not take it.
-    NotTaken(Fault),
+    /// A change that the journal can't take now.
+    Waiting(Box<Waiting>),
+    /// It is left to the agent's next run.
+    HandBack,
     /// A change that is in the journal.
-    Outcome(oneshot::Receiver<crate::dispatch::Outcome>),
+    Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>),
     Question(Box<RequestContext>, Question),
     Operator(Map<String, Value>),
+}
+
+/// What is left to do for a change that the journal has looked at.
+fn after_journal(method: &str, submitted: Result<Submission, JournalError>) -> Task {
+    match submitted {
+        Ok(Submission::Accepted(outcome) | Submission::Duplicate(outcome)) => {
+            Task::Outcome(outcome)
+        }
+        Err(error) => {
+            error!(method, error = %Chain(&error), "a request can't be written into the journal");
+            Task::Answer(Err(journal_fault(&error)))
+        }
+    }
 }
 
 /// Answers, counts, and logs what went wrong: once, here.
