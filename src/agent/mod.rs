@@ -21,10 +21,8 @@ use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::images::ImageError;
 use crate::model::object::NameError;
 use crate::network::NetworkError;
-use crate::network::standalone::StandaloneNetwork;
-use crate::node::scheduling::Unscheduled;
-use crate::node::unclaimed::Unclaimed;
-use crate::records::sqlite::{OpenError, SqliteRecords};
+use crate::records::history::History;
+use crate::records::sqlite::OpenError;
 use crate::rpc::amqp::Consuming;
 use crate::rpc::bus::{Bus, BusError};
 use crate::rpc::counters::Counts;
@@ -39,11 +37,11 @@ use crate::workflow::Backends;
 use crate::workflow::journal::JournalError;
 use crate::workflow::sqlite::SqliteJournal;
 use connect::await_hypervisor;
-use options::{images, settings};
 
 mod connect;
 mod options;
 mod periodics;
+mod standalone;
 
 pub use options::{bus_settings, libvirt_options, preview_settings};
 
@@ -100,6 +98,13 @@ pub enum AgentError {
     Signals(#[source] std::io::Error),
 }
 
+/// What the rest of the agent gets from its mode.
+struct Plane {
+    backends: Backends,
+    /// What happened to each instance, for the commands.
+    history: Option<Arc<dyn History>>,
+}
+
 /// Runs the agent until it is told to stop. `reload` reads the configuration again, for SIGHUP.
 ///
 /// # Errors
@@ -133,35 +138,23 @@ pub async fn serve(
     info!(version = env!("CARGO_PKG_VERSION"), host = config.default_.host, "starting");
     make_directories(&config)?;
     let journal = Arc::new(SqliteJournal::open(&config.hypernova.journal)?);
-    let records = SqliteRecords::open(&config.hypernova.records, &config.default_.host)?;
     let metrics = Arc::new(Metrics::new());
     let Some(connected) = await_hypervisor(&config, &metrics, &manager, &stop).await? else {
         return Ok(());
     };
     let hypervisor = connected.hypervisor.clone();
-    let backends = Backends {
-        hypervisor: hypervisor.clone(),
-        images: images(&config)?,
-        network: Arc::new(StandaloneNetwork::new(config.hypernova.default_network.as_str())?),
-        records: Arc::new(records.clone()),
-        claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),
-        scheduling: Arc::new(Unscheduled),
-        settings: Arc::new(settings(&config, &connected.host, connected.guest_host.clone())?),
-    };
+    let plane = standalone::plane(&config, &connected)?;
     let builds = match config.default_.max_concurrent_builds {
         0 => UNLIMITED_BUILDS,
         builds => builds as usize,
     };
-    let dispatcher = Dispatcher::new(backends, journal.clone(), metrics.clone(), builds);
+    let dispatcher = Dispatcher::new(plane.backends, journal.clone(), metrics.clone(), builds);
     let socket = LocalServer::listen(&config.hypernova.socket).await?;
     dispatcher.prune().await?;
     let resumed = dispatcher.resume().await?;
 
-    let operator = Operator::new(
-        dispatcher.clone(),
-        Some(Arc::new(records)),
-        config.default_.instances_path.clone(),
-    );
+    let operator =
+        Operator::new(dispatcher.clone(), plane.history, config.default_.instances_path.clone());
     let server = Arc::new(Server::new(
         dispatcher.clone(),
         operator,
