@@ -22,6 +22,7 @@ use crate::images::ImageError;
 use crate::model::object::NameError;
 use crate::network::NetworkError;
 use crate::network::standalone::StandaloneNetwork;
+use crate::node::scheduling::Unscheduled;
 use crate::node::unclaimed::Unclaimed;
 use crate::records::sqlite::{OpenError, SqliteRecords};
 use crate::rpc::amqp::Consuming;
@@ -146,6 +147,7 @@ pub async fn serve(
         network: Arc::new(StandaloneNetwork::new(config.hypernova.default_network.as_str())?),
         records: Arc::new(records.clone()),
         claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),
+        scheduling: Arc::new(Unscheduled),
         settings: Arc::new(settings(&config, &connected.host, connected.guest_host.clone())?),
     };
     let builds = match config.default_.max_concurrent_builds {

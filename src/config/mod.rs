@@ -19,6 +19,7 @@ pub mod value;
 
 pub mod api;
 pub mod compute;
+pub mod consoleauth;
 pub mod default;
 pub mod hypernova;
 pub mod image_cache;
@@ -67,6 +68,7 @@ config! {
     hypernova: hypernova::Hypernova,
     api: api::Api,
     compute: compute::Compute,
+    consoleauth: consoleauth::Consoleauth,
     image_cache: image_cache::ImageCache,
     libvirt: libvirt::Libvirt,
     oslo_messaging_rabbit: oslo_messaging_rabbit::OsloMessagingRabbit,

@@ -31,6 +31,7 @@ use crate::workflow::journal::{Failure, Head, Journal, JournalError, Phase};
 use crate::workflow::{Backends, StepError};
 
 pub mod admission;
+pub mod console;
 pub mod query;
 #[cfg(test)]
 mod tests;

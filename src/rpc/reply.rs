@@ -78,6 +78,7 @@ pub fn query_fault(error: &QueryError) -> Fault {
         }
         QueryError::Log(_) => Fault::nova("ConsoleNotAvailable", message),
         QueryError::Uptime(_) => Fault::nova("NovaException", message),
+        QueryError::Records(error) => records_fault(error),
         QueryError::Hypervisor(error) => hypervisor_fault(error),
     }
 }
@@ -117,7 +118,7 @@ pub fn step_fault(error: &StepError) -> Fault {
         StepError::Claim(ClaimError::Insufficient(_)) => {
             Fault::nova("ComputeResourcesUnavailable", message)
         }
-        StepError::Claim(_) => Fault::nova("NovaException", message),
+        StepError::Claim(_) | StepError::Scheduling(_) => Fault::nova("NovaException", message),
         StepError::NoRandom => Fault::nova("NovaException", message),
         StepError::Guest(error) => Fault::nova(error.exception(), message),
         StepError::NoSerialPort => Fault::nova("SocketPortRangeExhaustedException", message),

@@ -16,9 +16,11 @@ use super::intake::{Intake, Taken, Waiting};
 use super::operator::{self, Operator};
 use super::reply::{journal_fault, outcome_reply, query_fault};
 use super::request::{ABSENT, METHODS, Question, Request, decode};
+use crate::dispatch::console::{self, ConsoleAccess};
 use crate::dispatch::query::{self, ConsoleEndpoint};
 use crate::dispatch::{Dispatcher, Submission};
 use crate::health::{Metrics, Outcome};
+use crate::model::context::RequestContext;
 use crate::model::diagnostics;
 use crate::model::object::VersionedObject;
 use crate::telemetry::Chain;
@@ -111,9 +113,9 @@ impl Server {
             Ok(Route::Endpoint(1)) => Task::Operator(request.args),
             Ok(Route::Endpoint(_)) => {
                 let id = request.unique_id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-                match decode(&method, request.args, id, context, from_root) {
+                match decode(&method, request.args, id, context.clone(), from_root) {
                     Err(fault) => Task::Answer(Err(fault)),
-                    Ok(Request::Ask(question)) => Task::Question(question),
+                    Ok(Request::Ask(question)) => Task::Question(Box::new(context), question),
                     Ok(Request::Change(record)) => {
                         match self.intake.take(record, &self.dispatcher, stop).await {
                             Taken::Now(submitted) => after_journal(&method, submitted),
@@ -154,9 +156,9 @@ impl Server {
                 let outcome = outcome.await.ok()?;
                 Some(outcome_reply(&outcome).map(|()| Value::Null))
             }
-            Task::Question(question) => {
+            Task::Question(context, question) => {
                 let _permit = self.questions.acquire().await;
-                Some(self.answer_question(question).await)
+                Some(self.answer_question(&context, question).await)
             }
             Task::Operator(args) => {
                 let _permit = self.questions.acquire().await;
@@ -165,7 +167,11 @@ impl Server {
         }
     }
 
-    async fn answer_question(&self, question: Question) -> Result<Value, Fault> {
+    async fn answer_question(
+        &self,
+        context: &RequestContext,
+        question: Question,
+    ) -> Result<Value, Fault> {
         let on = self.dispatcher.backends();
         let fault = |error| query_fault(&error);
         match question {
@@ -173,13 +179,12 @@ impl Server {
                 query::console_output(on, uuid, tail).await.map(Value::from).map_err(fault)
             }
             Question::VncConsole { uuid, console_type } => {
-                let endpoint = query::vnc_console(on, uuid, &console_type).await.map_err(fault)?;
-                Ok(connection(&endpoint, "vnc"))
+                let access = console::open_vnc(on, context, uuid, &console_type).await;
+                Ok(connection(&access.map_err(fault)?, "vnc"))
             }
             Question::SerialConsole { uuid, console_type } => {
-                let endpoint =
-                    query::serial_console(on, uuid, &console_type).await.map_err(fault)?;
-                Ok(connection(&endpoint, "tcp"))
+                let access = console::open_serial(on, context, uuid, &console_type).await;
+                Ok(connection(&access.map_err(fault)?, "tcp"))
             }
             Question::ValidateConsolePort { uuid, port, console_type } => {
                 let valid = query::validate_console_port(on, uuid, &port, &console_type).await;
@@ -207,7 +212,7 @@ enum Task {
     HandBack,
     /// A change that is in the journal.
     Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>),
-    Question(Question),
+    Question(Box<RequestContext>, Question),
     Operator(Map<String, Value>),
 }
 
@@ -241,15 +246,19 @@ fn finish(metrics: &Metrics, method: &str, reply: Option<ReplyTo>, answer: Resul
     }
 }
 
-/// nova's connection dict. There is no console proxy in standalone mode, so the address is the
-/// console's own and there is no token to give.
-fn connection(endpoint: &ConsoleEndpoint, scheme: &str) -> Value {
-    let ConsoleEndpoint { host, port } = endpoint;
+/// nova's connection dict. Where there is no console proxy the address is the console's own, and
+/// there is no token to give.
+fn connection(access: &ConsoleAccess, scheme: &str) -> Value {
+    let ConsoleEndpoint { host, port } = &access.endpoint;
+    let (token, url) = match &access.pass {
+        Some(pass) => (pass.token.expose().to_owned(), pass.url.expose().to_owned()),
+        None => (String::new(), format!("{scheme}://{host}:{port}")),
+    };
     json!({
         "host": host,
         "port": port,
         "internal_access_path": null,
-        "token": "",
-        "access_url": format!("{scheme}://{host}:{port}"),
+        "token": token,
+        "access_url": url,
     })
 }

@@ -260,13 +260,6 @@ pub fn shutdown_timeout(instance: &Instance, on: &Backends) -> Duration {
     seconds.map_or(on.settings.shutdown_timeout, Duration::from_secs)
 }
 
-/// `launched_at` and the host fields of an instance that now lives here.
-pub fn place_here(instance: &mut Instance, on: &Backends) {
-    instance.host.set(Some(on.settings.host.clone()));
-    instance.node.set(Some(on.settings.node.clone()));
-    instance.launched_on.set(Some(on.settings.host.clone()));
-}
-
 /// Now, for a record.
 pub fn now() -> Option<Timestamp> {
     Some(Timestamp::now())
