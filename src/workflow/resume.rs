@@ -61,10 +61,10 @@ impl Workflow for Resume {
             Step::StartDomain => {
                 on.hypervisor.start(uuid, StartOptions::default()).await?;
                 if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {
-                    await_running(on, uuid).await?;
+                    await_running(stage, uuid).await?;
                 }
                 on.hypervisor.unpause(uuid).await?;
-                await_running(on, uuid).await?;
+                await_running(stage, uuid).await?;
                 Ok(())
             }
             Step::Record => {

@@ -51,9 +51,14 @@ impl Workflow for Suspend {
             }
             Step::SaveMemory => {
                 on.hypervisor.managed_save(uuid, on.settings.save_timeout).await?;
-                await_domain(on, uuid, "saved", on.settings.state_timeout, |found| {
-                    found.is_some_and(|info| info.managed_save && !is_active(Some(info)))
-                })
+                await_domain(
+                    on,
+                    uuid,
+                    "saved",
+                    on.settings.state_timeout,
+                    stage.give_up,
+                    |found| found.is_some_and(|info| info.managed_save && !is_active(Some(info))),
+                )
                 .await?;
                 Ok(())
             }
