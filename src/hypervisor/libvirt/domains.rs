@@ -74,7 +74,7 @@ impl Hypervisor for Libvirt {
             Ok(())
         };
         match restores {
-            true => self.memory_job("restore", within, start).await,
+            true => self.job_with(&self.memory_permits, "restore", within, start).await,
             false => self.job("start", within, start).await,
         }
     }
@@ -129,7 +129,7 @@ impl Hypervisor for Libvirt {
 
     async fn managed_save(&self, uuid: Uuid, within: Duration) -> Result<(), HypervisorError> {
         let saved = self
-            .memory_job("managed save", within, move |connect| {
+            .job_with(&self.memory_permits, "managed save", within, move |connect| {
                 let domain = ours(connect, uuid)?;
                 if !domain.is_active()? && domain.has_managed_save(0)? {
                     return Ok(());

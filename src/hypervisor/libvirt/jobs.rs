@@ -33,22 +33,9 @@ impl Libvirt {
         self.job_with(&self.job_permits, operation, within, f).await
     }
 
-    /// The same for a call that moves a guest's whole memory: those wait for each other, and hold up
-    /// nothing else.
-    pub(super) async fn memory_job<T, F>(
-        &self,
-        operation: &'static str,
-        within: Duration,
-        f: F,
-    ) -> Result<T, HypervisorError>
-    where
-        T: Send + 'static,
-        F: Fn(&Connect) -> Result<T, Fault> + Send + 'static,
-    {
-        self.job_with(&self.memory_permits, operation, within, f).await
-    }
-
-    async fn job_with<T, F>(
+    /// The same with other turns: [`Libvirt::memory_permits`] for a call that moves a guest's whole
+    /// memory. Those wait for each other, and hold up nothing else.
+    pub(super) async fn job_with<T, F>(
         &self,
         permits: &Arc<Semaphore>,
         operation: &'static str,
