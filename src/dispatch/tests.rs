@@ -20,6 +20,7 @@ use crate::workflow::journal::{Journal, Record};
 use crate::workflow::power_off::PowerOff;
 use crate::workflow::reboot::{Kind, Reboot};
 use crate::workflow::sqlite::SqliteJournal;
+use crate::workflow::suspend::Suspend;
 use crate::workflow::terminate::Terminate;
 use crate::workflow::world::{MemoryJournal, UUID, World, spawn, subject};
 
@@ -155,6 +156,15 @@ async fn a_delete_does_not_wait_for_an_image() {
     world.images.set_latency(Duration::from_secs(3600));
     let built = overtaken(&world, request("a", spawn())).await;
     assert!(matches!(*built, Outcome::Failed(StepError::Cancelled)), "{built:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_does_not_wait_for_a_guests_memory() {
+    let world = World::with_guest().await;
+    world.hypervisor.set_save_time(Duration::from_secs(1000), false);
+    let suspend = Suspend::new(subject(TaskState::Suspending, "suspend_instance"));
+    let suspended = overtaken(&world, request("a", suspend)).await;
+    assert!(matches!(*suspended, Outcome::Failed(StepError::Cancelled)), "{suspended:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -194,6 +194,34 @@ pub async fn await_domain(
     }
 }
 
+/// Waits until no job works on the domain: how a save ends, nobody knows before.
+///
+/// # Errors
+/// As for [`await_domain`].
+pub async fn await_no_job(
+    on: &Backends,
+    uuid: Uuid,
+    within: Duration,
+    cancel: &CancellationToken,
+) -> StepResult {
+    let deadline = Instant::now() + within;
+    loop {
+        let late = Instant::now() >= deadline;
+        match on.hypervisor.has_job(uuid).await {
+            Ok(false) => return Ok(()),
+            Ok(true) if late => {
+                let (wanted, found) = ("left alone by libvirt", "being saved".to_owned());
+                return Err(StepError::NotThere { wanted, found, within });
+            }
+            Err(error) if late => return Err(error.into()),
+            // libvirtd may be restarting: the deadline decides.
+            Ok(true) | Err(_) => {}
+        }
+        let pause = cancel.run_until_cancelled(tokio::time::sleep(POLL)).await;
+        pause.ok_or(StepError::Cancelled)?;
+    }
+}
+
 /// Waits until the domain runs (or is paused, which a resumed guest may be), or the step is given
 /// up.
 pub async fn await_running(stage: &Stage<'_>, uuid: Uuid) -> Result<DomainInfo, StepError> {
