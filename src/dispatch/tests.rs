@@ -1,20 +1,26 @@
 //! Queues under trouble: what waits, what gives way, and what must not be lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::{Dispatcher, Outcome, Submission};
 use crate::health::Metrics;
 use crate::hypervisor::Hypervisor;
+use crate::model::class::Class;
 use crate::model::context::RequestContext;
 use crate::model::state::TaskState;
 use crate::records::{Expected, Records};
+use crate::workflow::StepError;
 use crate::workflow::any::AnyRecord;
 use crate::workflow::engine::Workflow;
 use crate::workflow::journal::{Journal, Record};
 use crate::workflow::power_off::PowerOff;
+use crate::workflow::reboot::{Kind, Reboot};
 use crate::workflow::sqlite::SqliteJournal;
+use crate::workflow::suspend::Suspend;
 use crate::workflow::terminate::Terminate;
 use crate::workflow::world::{MemoryJournal, UUID, World, spawn, subject};
 
@@ -114,6 +120,59 @@ async fn a_delete_does_not_wait_for_other_builds() {
     let outcome = delete.await.unwrap();
     assert!(matches!(*outcome, Outcome::Done), "{outcome:?}");
     assert_eq!(world.leftovers().await, Vec::<String>::new());
+}
+
+/// Lets a workflow run for a while, then deletes its instance, which must not wait. How the
+/// workflow ended.
+async fn overtaken(world: &World, record: AnyRecord) -> Arc<Outcome> {
+    let dispatcher = dispatcher(world, 1);
+    let first = submit(&dispatcher, record).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let asked = Instant::now();
+    let delete = submit(&dispatcher, request("b", delete())).await;
+    let outcome = delete.await.unwrap();
+    assert!(matches!(*outcome, Outcome::Done), "{outcome:?}");
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert_eq!(world.leftovers().await, Vec::<String>::new());
+    first.await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_does_not_wait_for_a_guest_that_ignores_its_power_button() {
+    let reboot = || Reboot::new(subject(TaskState::Rebooting, "reboot_instance"), Kind::Soft);
+    let world = World::with_guest().await;
+    world.hypervisor.ignore_power_button(UUID, true);
+    let stopped = overtaken(&world, request("a", stop())).await;
+    assert!(matches!(*stopped, Outcome::Done), "{stopped:?}");
+    let world = World::with_guest().await;
+    world.hypervisor.ignore_power_button(UUID, true);
+    let rebooted = overtaken(&world, request("a", reboot())).await;
+    assert!(matches!(*rebooted, Outcome::Done), "{rebooted:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_does_not_wait_for_an_image() {
+    let world = World::new();
+    world.images.set_latency(Duration::from_secs(3600));
+    let built = overtaken(&world, request("a", spawn())).await;
+    assert!(matches!(*built, Outcome::Failed(StepError::Cancelled)), "{built:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_does_not_wait_for_a_guests_memory() {
+    let world = World::with_guest().await;
+    world.hypervisor.set_save_time(Duration::from_secs(1000), false);
+    let suspend = Suspend::new(subject(TaskState::Suspending, "suspend_instance"));
+    let suspended = overtaken(&world, request("a", suspend)).await;
+    assert!(matches!(*suspended, Outcome::Failed(StepError::Cancelled)), "{suspended:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_does_not_wait_for_another_attempt() {
+    let world = World::new();
+    world.hypervisor.fail_with("define", Class::Transient, 100);
+    let built = overtaken(&world, request("a", spawn())).await;
+    assert!(matches!(*built, Outcome::Failed(_)), "{built:?}");
 }
 
 #[tokio::test(start_paused = true)]

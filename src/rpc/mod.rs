@@ -30,6 +30,7 @@ pub mod operator;
 pub mod options;
 pub mod preview;
 mod publisher;
+mod questions;
 mod replies;
 pub mod reply;
 pub mod request;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
@@ -14,6 +14,7 @@ use super::failure::Fault;
 use super::incoming::{Incoming, ReplyTo, Source};
 use super::intake::{Intake, Taken, Waiting};
 use super::operator::{self, Operator};
+use super::questions::Questions;
 use super::reply::{journal_fault, outcome_reply, query_fault};
 use super::request::{ABSENT, METHODS, Question, Request, decode};
 use crate::dispatch::console::{self, ConsoleAccess};
@@ -29,9 +30,6 @@ use crate::workflow::journal::JournalError;
 /// nova's compute interface. 6.5 is what 2026.1 speaks; older minors are served by it.
 const COMPUTE: Version = Version::new(6, 5);
 
-/// Questions answered at once; more wait.
-const QUESTIONS: usize = 64;
-
 /// Answers requests, from whichever door they came.
 pub struct Server {
     dispatcher: Dispatcher,
@@ -39,7 +37,9 @@ pub struct Server {
     routes: Routes,
     metrics: Arc<Metrics>,
     intake: Intake,
-    questions: Arc<Semaphore>,
+    questions: Questions,
+    /// The operator's own: they tell what hangs while everybody else waits.
+    operators: Questions,
     answering: TaskTracker,
 }
 
@@ -66,7 +66,8 @@ impl Server {
             routes: Routes::new("compute", endpoints, ping_enabled),
             metrics,
             intake: Intake::new(),
-            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            questions: Questions::new(),
+            operators: Questions::new(),
             answering: TaskTracker::new(),
         }
     }
@@ -157,12 +158,10 @@ impl Server {
                 Some(outcome_reply(&outcome).map(|()| Value::Null))
             }
             Task::Question(context, question) => {
-                let _permit = self.questions.acquire().await;
-                Some(self.answer_question(&context, question).await)
+                Some(self.questions.answer(self.answer_question(&context, question)).await)
             }
             Task::Operator(args) => {
-                let _permit = self.questions.acquire().await;
-                Some(self.operator.answer(method, &args).await)
+                Some(self.operators.answer(self.operator.answer(method, &args)).await)
             }
         }
     }

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -104,8 +105,10 @@ impl Bench {
         subject.task_state.load(Some(task_state));
         let mut args = Map::new();
         args.insert("instance".into(), subject.to_primitive());
-        if method == "stop_instance" {
-            args.insert("clean_shutdown".into(), json!(true));
+        match method {
+            "stop_instance" => drop(args.insert("clean_shutdown".into(), json!(true))),
+            "get_console_output" => drop(args.insert("tail_length".into(), Value::Null)),
+            _ => {}
         }
         let mut request = RpcRequest::new(method, "6.0", args);
         request.unique_id = Some(id.to_owned());
@@ -202,5 +205,29 @@ async fn a_call_that_comes_again_after_a_restart_is_answered_when_its_work_ends(
     assert_eq!(again.answer().await, Ok(Value::Null));
     assert!(again.is_acknowledged());
     assert_eq!(world.hypervisor.get(UUID).unwrap().boots, 1);
+    bench.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_of_a_hypervisor_that_hangs_are_few_and_end_in_time() {
+    let world = World::with_guest().await;
+    let bench = Bench::new(&world);
+    world.hypervisor.set_latency(Duration::from_secs(100_000));
+    let asked = Instant::now();
+    let mut calls = Vec::new();
+    for number in 0..400 {
+        calls.push(bench.call(&number.to_string(), "get_console_output", UUID).await);
+    }
+    let mut at_once = 0;
+    for call in &mut calls {
+        let fault = call.answer().await.unwrap_err();
+        assert_eq!(fault.class, "HypervisorUnavailable");
+        at_once += usize::from(fault.message.contains("questions wait"));
+    }
+    assert_eq!(at_once, 400 - 256);
+    assert!(asked.elapsed() < Duration::from_secs(61), "{:?}", asked.elapsed());
+    world.hypervisor.set_latency(Duration::ZERO);
+    let mut again = bench.call("again", "get_console_output", UUID).await;
+    assert_eq!(again.answer().await, Ok(json!("")));
     bench.finish().await;
 }
