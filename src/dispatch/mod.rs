@@ -31,9 +31,11 @@ use crate::workflow::journal::{Failure, Head, Journal, JournalError, Phase};
 use crate::workflow::{Backends, StepError};
 
 pub mod admission;
+pub mod own;
 pub mod query;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use admission::{Admission, Refusal, RequestKind, admit};
 

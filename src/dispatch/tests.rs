@@ -18,26 +18,29 @@ use crate::workflow::sqlite::SqliteJournal;
 use crate::workflow::terminate::Terminate;
 use crate::workflow::world::{MemoryJournal, UUID, World, spawn, subject};
 
-fn dispatcher(world: &World, builds: usize) -> Dispatcher {
+pub(super) fn dispatcher(world: &World, builds: usize) -> Dispatcher {
     let journal = Arc::new(MemoryJournal::default());
     Dispatcher::new(world.backends(), journal, Arc::new(Metrics::new()), builds)
 }
 
-fn request<W: Workflow>(id: &str, workflow: W) -> AnyRecord
+pub(super) fn request<W: Workflow>(id: &str, workflow: W) -> AnyRecord
 where
     AnyRecord: From<Record<W>>,
 {
     Record::queued(id.to_owned(), UUID, RequestContext::admin(), workflow).into()
 }
 
-async fn submit(dispatcher: &Dispatcher, record: AnyRecord) -> oneshot::Receiver<Outcome> {
+pub(super) async fn submit(
+    dispatcher: &Dispatcher,
+    record: AnyRecord,
+) -> oneshot::Receiver<Outcome> {
     match dispatcher.submit(record).await.unwrap() {
         Submission::Accepted(outcome) => outcome,
         Submission::Duplicate => panic!("taken for a redelivery"),
     }
 }
 
-fn stop() -> PowerOff {
+pub(super) fn stop() -> PowerOff {
     PowerOff::new(subject(TaskState::PoweringOff, "stop_instance"), true)
 }
 

@@ -1,8 +1,7 @@
 //! [`Hypervisor`] over libvirt. Each operation looks at the domain first and changes only what is
 //! not yet as asked: that makes it safe to repeat, after a lost connection or by a resumed workflow.
 
-use crate::hypervisor::InterfaceStats;
-use crate::hypervisor::spec::FirmwareFiles;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -16,11 +15,12 @@ use virt_sys as sys;
 use super::errors::Fault;
 use super::xml::{self, NOVA_NAMESPACE, OLD_NOVA_NAMESPACE};
 use super::{Libvirt, caps, state, stats};
-use crate::hypervisor::spec::DomainSpec;
+use crate::hypervisor::spec::{DomainSpec, FirmwareFiles};
 use crate::hypervisor::{
     ConsoleEndpoints, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor, HypervisorError,
-    StartOptions,
+    InterfaceStats, StartOptions,
 };
+use crate::model::state::PowerState;
 
 /// Between two looks at a domain that somebody else starts.
 const STARTING_POLL: Duration = Duration::from_millis(100);
@@ -168,6 +168,10 @@ impl Hypervisor for Libvirt {
             Ok(infos.collect::<Result<_, _>>()?)
         })
         .await
+    }
+
+    async fn power_states(&self) -> Result<BTreeMap<Uuid, PowerState>, HypervisorError> {
+        self.call("read power states", |connect| Ok(stats::power_states(connect)?)).await
     }
 
     async fn domain_xml(&self, uuid: Uuid, inactive: bool) -> Result<String, HypervisorError> {
