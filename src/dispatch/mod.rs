@@ -32,9 +32,11 @@ use crate::workflow::{Backends, StepError};
 
 pub mod admission;
 pub mod console;
+pub mod own;
 pub mod query;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use admission::{Admission, Refusal, RequestKind, admit};
 
