@@ -349,12 +349,7 @@ impl Inner {
         let error = StepError::Panicked(text.to_owned());
         let head = record.head_mut();
         head.phase = Phase::Stuck;
-        head.failure = Some(Failure {
-            message: error.to_string(),
-            class: Class::Refused,
-            step: "-".to_owned(),
-            cancelled: false,
-        });
+        head.failure = Some(Failure::of(&error, "-".to_owned(), 0));
         // It is stuck already: what is left is to write that down and to tell the record.
         let journal = self.journal.as_ref();
         let told = AssertUnwindSafe(record.run(journal, &self.backends, running, controls));
