@@ -513,8 +513,14 @@ impl Outcome {
             Self::Unrecorded(error) => Chain(error).to_string(),
             _ => return None,
         };
-        let step = "-".to_owned();
-        Some(Failure { message, class: Class::Refused, step, cancelled: false })
+        Some(Failure {
+            message,
+            class: Class::Refused,
+            step: "-".to_owned(),
+            cancelled: false,
+            number: 0,
+            fault: None,
+        })
     }
 
     /// The metrics' label.
