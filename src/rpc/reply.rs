@@ -13,7 +13,7 @@ use crate::model::object::ObjectError;
 use crate::model::state::{TaskState, VmState};
 use crate::network::NetworkError;
 use crate::node::ClaimError;
-use crate::records::RecordsError;
+use crate::records::{ConductorError, RecordsError};
 use crate::telemetry::Chain;
 use crate::workflow::StepError;
 use crate::workflow::journal::JournalError;
@@ -101,7 +101,28 @@ pub fn records_fault(error: &RecordsError) -> Fault {
             Fault::nova("InstanceExists", message).with("name", uuid.to_string())
         }
         RecordsError::Object(error) => object_fault(error),
+        RecordsError::Conductor(error) => conductor_fault(error),
         RecordsError::Storage { .. } => Fault::nova("NovaException", message),
+    }
+}
+
+/// What the conductor raised travels on as it is, as it would through nova-compute.
+pub fn conductor_fault(error: &ConductorError) -> Fault {
+    let message = Chain(error).to_string();
+    match error {
+        ConductorError::Raised { raised, .. } => Fault {
+            class: raised.class.clone().into(),
+            module: raised.module.clone().into(),
+            message: raised.message.clone(),
+            kwargs: Box::new(raised.kwargs.clone()),
+        },
+        ConductorError::NoAnswer { .. } | ConductorError::Unsent { .. } => {
+            Fault::new("MessagingTimeout", "oslo_messaging.exceptions", message)
+        }
+        ConductorError::Answer { source, .. } => object_fault(source),
+        ConductorError::Capped { .. } => {
+            Fault::new("RPCVersionCapError", "oslo_messaging.rpc.client", message)
+        }
     }
 }
 
