@@ -24,6 +24,7 @@ pub mod incoming;
 mod line;
 mod link;
 pub mod local;
+mod network_fault;
 pub mod notify;
 pub mod operator;
 pub mod options;

@@ -4,6 +4,7 @@
 //! reschedules. What has no class of its own in nova.exception goes out as `NovaException`.
 
 use super::failure::Fault;
+use super::network_fault::network_fault;
 use crate::dispatch::Outcome;
 use crate::dispatch::admission::Refusal;
 use crate::dispatch::query::QueryError;
@@ -11,7 +12,6 @@ use crate::hypervisor::HypervisorError;
 use crate::images::ImageError;
 use crate::model::object::ObjectError;
 use crate::model::state::{TaskState, VmState};
-use crate::network::NetworkError;
 use crate::node::ClaimError;
 use crate::records::RecordsError;
 use crate::telemetry::Chain;
@@ -169,17 +169,6 @@ fn image_fault(error: &ImageError) -> Fault {
         | ImageError::Io { .. }
         | ImageError::Command { .. }
         | ImageError::TimedOut { .. } => Fault::nova("NovaException", message),
-    }
-}
-
-fn network_fault(error: &NetworkError) -> Fault {
-    let message = Chain(error).to_string();
-    match error {
-        NetworkError::NotFound(network) => {
-            Fault::nova("NetworkNotFound", message).with("network_id", network.as_str())
-        }
-        NetworkError::Unacceptable { .. } => Fault::nova("InvalidInput", message),
-        NetworkError::Host { .. } => Fault::nova("VirtualInterfacePlugException", message),
     }
 }
 

@@ -27,6 +27,7 @@ pub mod config_drive;
 pub mod domain;
 pub mod engine;
 pub mod instance;
+pub mod interfaces;
 pub mod journal;
 pub mod pause;
 pub mod power_off;

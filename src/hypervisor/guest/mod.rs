@@ -26,7 +26,7 @@ mod refused;
 
 pub use devices::serial_port_count;
 pub use disks::{DiskRole, GuestDisk};
-pub use interfaces::GuestVif;
+pub use interfaces::{GuestVif, tap_has_queues};
 
 /// All that a domain is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
