@@ -29,6 +29,10 @@ pub mod network;
 pub mod node;
 /// The HTTP APIs of the control plane.
 pub mod openstack;
+/// Work that nobody asks for, at intervals.
+pub mod periodic;
+/// What this node offers, and who has been given how much of it.
+pub mod placement;
 /// The commands' way to the agent's own work.
 pub mod program;
 /// What is known of each instance.
