@@ -5,11 +5,12 @@
 //! What has no class of its own in nova.exception is a plain `NovaException`.
 
 use super::StepError;
+use super::network_fault::network_fault;
 use crate::hypervisor::HypervisorError;
 use crate::images::ImageError;
 use crate::model::fault::Fault;
 use crate::model::object::ObjectError;
-use crate::network::NetworkError;
+
 use crate::node::ClaimError;
 use crate::records::{ConductorError, RecordsError};
 use crate::telemetry::Chain;
@@ -150,18 +151,6 @@ fn image_fault(error: &ImageError) -> Fault {
         | ImageError::Io { .. }
         | ImageError::Command { .. }
         | ImageError::TimedOut { .. } => Fault::nova("NovaException", message),
-    }
-}
-
-fn network_fault(error: &NetworkError) -> Fault {
-    let message = Chain(error).to_string();
-    match error {
-        NetworkError::NotFound(network) => {
-            Fault::nova("NetworkNotFound", format!("Network {network} could not be found."))
-                .with("network_id", network.as_str())
-        }
-        NetworkError::Unacceptable { .. } => invalid_input(&message),
-        NetworkError::Host { .. } => Fault::nova("VirtualInterfacePlugException", message),
     }
 }
 

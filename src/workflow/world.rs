@@ -23,8 +23,8 @@ use crate::model::context::RequestContext;
 use crate::model::object::{Flavor, ImageMeta, Instance};
 use crate::model::state::{TaskState, VmState};
 use crate::model::time::Timestamp;
-use crate::network::RequestedNetwork;
 use crate::network::fake::FakeNetwork;
+use crate::network::{RequestedNetwork, Wanted};
 use crate::node::fake::FakeNode;
 use crate::records::fake::FakeRecords;
 use crate::records::{Records, history::History};
@@ -196,10 +196,13 @@ pub fn spawn() -> Spawn {
         image: image("9ac5fd6a-073c-423e-8bb6-9593064b906d"),
         kernel: Some(image("kernel")),
         ramdisk: Some(image("ramdisk")),
-        networks: vec![RequestedNetwork {
-            network_id: Some("bridge:br0".to_owned()),
-            ..RequestedNetwork::default()
-        }],
+        wanted: Wanted {
+            networks: vec![RequestedNetwork {
+                network_id: Some("bridge:br0".to_owned()),
+                ..RequestedNetwork::default()
+            }],
+            ..Wanted::default()
+        },
         admin_password: None,
         injected_files: Vec::new(),
         block_devices: Vec::new(),
