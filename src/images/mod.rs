@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::class::Class;
+use crate::model::context::RequestContext;
 
 /// An image that a build asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +71,23 @@ pub struct ImageStream {
 /// Where images come from.
 #[async_trait]
 pub trait ImageSource: Send + Sync {
-    /// Opens `image` for reading from `offset` bytes on.
-    async fn open(&self, image: &ImageRequest, offset: u64) -> Result<ImageStream, ImageError>;
+    /// The request with what the source knows of the image, where the asker doesn't say: its
+    /// checksums and size.
+    async fn complete(
+        &self,
+        _context: &RequestContext,
+        image: &ImageRequest,
+    ) -> Result<ImageRequest, ImageError> {
+        Ok(image.clone())
+    }
+
+    /// Opens `image` for reading from `offset` bytes on, as whoever `context` names.
+    async fn open(
+        &self,
+        context: &RequestContext,
+        image: &ImageRequest,
+        offset: u64,
+    ) -> Result<ImageStream, ImageError>;
 }
 
 /// An image in the cache.
@@ -109,9 +125,11 @@ pub type Progress<'a> = &'a (dyn Fn(u64, Option<u64>) + Send + Sync);
 #[async_trait]
 pub trait Images: Send + Sync {
     /// Puts `image` into the cache and says where it is. However many ask at the same time, also
-    /// from other processes, it is fetched once. Hostile content never reaches the cache.
+    /// from other processes, it is fetched once, by `context`'s rights. Hostile content never
+    /// reaches the cache.
     async fn cache(
         &self,
+        context: &RequestContext,
         image: &ImageRequest,
         progress: Progress<'_>,
     ) -> Result<CachedImage, ImageError>;

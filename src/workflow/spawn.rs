@@ -201,11 +201,11 @@ impl Workflow for Spawn {
             }
             Step::FetchImage => {
                 self.enter(TaskState::Spawning, stage).await?;
-                let base = on.images.cache(&self.build.image, &report).await?;
+                let base = on.images.cache(stage.context, &self.build.image, &report).await?;
                 check_fits(&base, self.root_gib())?;
                 self.base = Some(base);
                 for image in self.build.kernel.iter().chain(&self.build.ramdisk) {
-                    on.images.cache(image, &report).await?;
+                    on.images.cache(stage.context, image, &report).await?;
                 }
                 Ok(())
             }
@@ -223,7 +223,7 @@ impl Workflow for Spawn {
                     [(self.build.kernel.clone(), "kernel"), (self.build.ramdisk.clone(), "ramdisk")]
                 {
                     let Some(image) = image else { continue };
-                    let cached = on.images.cache(&image, &report).await?;
+                    let cached = on.images.cache(stage.context, &image, &report).await?;
                     let path = on.images.create_boot_file(uuid, &cached, name).await?;
                     self.disks.boot_file(name, path);
                 }
