@@ -14,6 +14,7 @@ pub mod disk_info;
 pub mod fake;
 pub mod fetch;
 pub mod files;
+pub mod glance;
 pub mod inspect;
 pub mod lock;
 pub mod network_data;
@@ -179,6 +180,18 @@ pub trait Images: Send + Sync {
 pub enum ImageError {
     #[error("image {0} was not found")]
     NotFound(String),
+    /// The image service doesn't take the token, or doesn't let its user have the image.
+    #[error("not authorized for image {image}: {message}")]
+    NotAuthorized { image: String, message: String },
+    /// The image service has no room for it, or its owner may not have more.
+    #[error("quota exceeded or out of space for image {0} in the image service")]
+    QuotaExceeded(String),
+    /// The image service doesn't take what was asked.
+    #[error("the image service refuses the request on image {image}: {message}")]
+    Rejected { image: String, message: String },
+    /// Something keeps the image as it is.
+    #[error("image {image} can't be changed now: {message}")]
+    InUse { image: String, message: String },
     /// The source can't be reached, or broke off more often than it may.
     #[error("image {image} can't be read from its source: {message}")]
     Unreachable { image: String, message: String },
@@ -217,6 +230,10 @@ impl ImageError {
     pub fn class(&self) -> Class {
         match self {
             Self::NotFound(_)
+            | Self::NotAuthorized { .. }
+            | Self::QuotaExceeded(_)
+            | Self::Rejected { .. }
+            | Self::InUse { .. }
             | Self::WrongChecksum { .. }
             | Self::Unacceptable { .. }
             | Self::TooLarge { .. }

@@ -83,7 +83,10 @@ impl Endpoint {
     ) -> Result<Answer, ApiError> {
         let give_up = Instant::now() + self.timeout + REPEATS_WITHIN;
         let method = method(request.method);
-        let mut attempts = Attempts::new(&self.policy, &method, request.repeatable);
+        // A stream that was begun can't be taken back.
+        let repeatable = !matches!(content, Content::Stream(_))
+            && (request.repeatable || method.is_idempotent());
+        let mut attempts = Attempts::new(&self.policy, repeatable);
         let mut tokens_renewed = false;
         loop {
             let sender = self.identities.sender(self.service, request.identity).await?;

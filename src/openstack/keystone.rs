@@ -130,7 +130,7 @@ impl TokenSource {
     /// Asks Keystone, which makes a further token when it is asked again: no harm is done.
     async fn ask(&self) -> Result<Token, ApiError> {
         let give_up = Instant::now() + PATIENCE;
-        let mut attempts = Attempts::new(&self.policy, &Method::POST, true);
+        let mut attempts = Attempts::new(&self.policy, true);
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

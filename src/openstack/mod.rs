@@ -19,6 +19,7 @@ pub mod identity;
 pub mod keystone;
 pub mod retry;
 pub mod session;
+pub mod streams;
 pub mod token;
 mod trace;
 pub mod transport;

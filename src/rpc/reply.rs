@@ -155,6 +155,20 @@ fn image_fault(error: &ImageError) -> Fault {
         ImageError::NotFound(image) => {
             Fault::nova("ImageNotFound", message).with("image_id", image.as_str())
         }
+        ImageError::NotAuthorized { image, .. } => {
+            Fault::nova("ImageNotAuthorized", message).with("image_id", image.as_str())
+        }
+        ImageError::QuotaExceeded(image) => {
+            Fault::nova("ImageQuotaExceeded", message).with("image_id", image.as_str())
+        }
+        ImageError::Rejected { image, message: response } => {
+            Fault::nova("ImageBadRequest", message)
+                .with("image_id", image.as_str())
+                .with("response", response.as_str())
+        }
+        ImageError::InUse { message: reason, .. } => {
+            Fault::nova("ImageDeleteConflict", message.clone()).with("reason", reason.as_str())
+        }
         ImageError::Unacceptable { image, reason } => Fault::nova("ImageUnacceptable", message)
             .with("image_id", image.as_str())
             .with("reason", reason.as_str()),

@@ -1,0 +1,11 @@
+//! The OpenStack clients against real HTTP servers that behave, and that don't.
+
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+mod certificates;
+mod cloud;
+mod glance;
+mod server;
+mod session;
+mod tokens;
+mod upload;
