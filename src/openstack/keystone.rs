@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
+use url::Url;
 
 use super::credentials::Credentials;
 use super::retry::{Attempts, RetryPolicy, retry_after};
@@ -57,6 +58,11 @@ impl TokenSource {
 
     pub fn is_of(&self, credentials: &Credentials, transport: &Arc<Transport>) -> bool {
         self.credentials == *credentials && Arc::ptr_eq(&self.transport, transport)
+    }
+
+    /// Where it asks.
+    pub fn address(&self) -> &Url {
+        &self.credentials.tokens_url
     }
 
     /// A token that works for a while.

@@ -112,10 +112,8 @@ async fn the_recorded_image_is_shown_in_novas_words() {
     assert_eq!(image.disk_format.as_deref(), Some("ami"));
     let algorithms: Vec<_> = image.checksums.iter().map(|sum| sum.algorithm.as_str()).collect();
     assert_eq!(algorithms, ["sha512", "md5"]);
-    let properties = image.meta.properties();
-    assert!(properties.field_texts().iter().any(|(name, value)| {
-        *name == "img_kernel_id" && value == "a04fd63f-bdb9-4178-a665-7b6d6b435a6d"
-    }));
+    assert_eq!(image.properties["kernel_id"], "a04fd63f-bdb9-4178-a665-7b6d6b435a6d");
+    assert!(!image.properties.contains_key("direct_url"));
     assert_eq!(image.meta.min_disk.get(), Some(&0));
 }
 

@@ -5,6 +5,7 @@
 mod certificates;
 mod cloud;
 mod glance;
+mod plane;
 mod server;
 mod session;
 mod tokens;

@@ -360,6 +360,37 @@ async fn who_counts_requests_is_told() {
     assert_eq!(counted.0.load(Ordering::SeqCst), 1);
 }
 
+#[tokio::test]
+async fn a_probe_says_of_each_service_what_came_of_it() {
+    let good = service(vec![]).await;
+    let bad = Server::start(|_| Answer::status(500)).await;
+    let keystone = Keystone::start(
+        HOUR,
+        catalog(&[
+            ("placement", "internal", "R", &good.url("")),
+            ("block-storage", "public", "R", &bad.url("/v3")),
+        ]),
+    )
+    .await;
+    let auth = keystone.auth();
+    let session = session(&format!("[placement]\n{auth}[neutron]\n{auth}[cinder]\n{auth}"));
+    let probed = session.probe().await;
+    let lines: Vec<_> = probed
+        .iter()
+        .map(|probed| match &probed.result {
+            Ok(found) => format!("{} {found}", probed.subject),
+            Err(error) => format!("{} {error}", probed.subject),
+        })
+        .collect();
+    let tokens = keystone.server.url("/v3/auth/tokens");
+    assert_eq!(lines[0], format!("keystone {tokens} gives tokens for 58 minutes"));
+    assert_eq!(lines[1], format!("placement {} answers", good.url("")));
+    assert!(lines[2].contains("the catalog has no network endpoint"), "{lines:?}");
+    assert!(lines[3].contains("glance [service_user] has no credentials"), "{lines:?}");
+    assert!(lines[4].contains("status 500"), "{lines:?}");
+    assert_eq!((lines.len(), keystone.issued()), (5, 1));
+}
+
 #[test]
 fn what_can_not_work_is_found_before_anybody_is_asked() {
     for (options, problem) in [

@@ -89,8 +89,9 @@ async fn a_token_is_renewed_before_its_end_and_nobody_waits() {
     }
     let tokens: Vec<_> = service.seen().iter().map(|seen| token_of(seen).to_owned()).collect();
     // Each holds for 1.5 s, and the old one goes out until the new one is there.
-    assert!((3..=4).contains(&keystone.issued()), "{}", keystone.issued());
-    assert_eq!((tokens[0].as_str(), tokens.last().unwrap().as_str()), ("token-1", "token-3"));
+    assert!((2..=4).contains(&keystone.issued()), "{}", keystone.issued());
+    assert_eq!(tokens[0], "token-1");
+    assert_eq!(*tokens.last().unwrap(), format!("token-{}", keystone.issued()));
 }
 
 #[tokio::test]
@@ -109,11 +110,11 @@ async fn an_ended_token_is_replaced_first() {
 
 #[tokio::test]
 async fn an_outage_while_the_old_token_holds_is_not_felt() {
-    let mut answers = vec![token("old", Duration::from_secs(2), &json!([]))];
+    let mut answers = vec![token("old", Duration::from_secs(4), &json!([]))];
     answers.extend(std::iter::repeat_n(Answer::status(500), 100));
     let (keystone, service, session) = keystone_saying(answers).await;
     ask(&session, Service::Placement).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1550)).await;
+    tokio::time::sleep(Duration::from_millis(3050)).await;
     for _ in 0..10 {
         ask(&session, Service::Placement).await.unwrap();
     }

@@ -1,6 +1,8 @@
 //! Glance's record of an image, and nova's words for it. nova: image/glance.py,
 //! `_translate_from_glance`.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use crate::images::{Checksum, ImageError, ImageRequest};
@@ -57,6 +59,8 @@ pub struct GlanceImage {
     pub visibility: Visibility,
     /// Strongest first.
     pub checksums: Vec<Checksum>,
+    /// What isn't of Glance's own schema and is text, such as `kernel_id`.
+    pub properties: BTreeMap<String, String>,
     /// As a versioned object.
     pub meta: ImageMeta,
 }
@@ -97,6 +101,7 @@ impl GlanceImage {
                 _ => Visibility::Other,
             },
             checksums: checksums(record),
+            properties: properties(record),
             meta,
         })
     }
@@ -112,6 +117,12 @@ impl GlanceImage {
             any_file: false,
         }
     }
+}
+
+fn properties(record: &Value) -> BTreeMap<String, String> {
+    let all = record.as_object().into_iter().flatten();
+    let text = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
+    all.filter(|(name, _)| !BASE.contains(&name.as_str())).filter_map(text).collect()
 }
 
 /// The `image` argument that nova-api would make of Glance's record.
