@@ -133,6 +133,20 @@ fn image_fault(error: &ImageError) -> Fault {
             Fault::nova("ImageNotFound", format!("Image {image} could not be found."))
                 .with("image_id", image.as_str())
         }
+        ImageError::NotAuthorized { image, .. } => {
+            Fault::nova("ImageNotAuthorized", message).with("image_id", image.as_str())
+        }
+        ImageError::QuotaExceeded(image) => {
+            Fault::nova("ImageQuotaExceeded", message).with("image_id", image.as_str())
+        }
+        ImageError::Rejected { image, message: response } => {
+            Fault::nova("ImageBadRequest", message)
+                .with("image_id", image.as_str())
+                .with("response", response.as_str())
+        }
+        ImageError::InUse { message: reason, .. } => {
+            Fault::nova("ImageDeleteConflict", message.clone()).with("reason", reason.as_str())
+        }
         ImageError::Unacceptable { image, reason } => unacceptable(image, reason),
         ImageError::TooLarge { needed, allowed, .. } => {
             let message = format!(

@@ -238,12 +238,12 @@ impl Workflow for Spawn {
             }
             Step::FetchImage => {
                 self.enter(TaskState::Spawning, stage).await?;
-                let fetch = on.images.cache(&self.build.image, &report);
+                let fetch = on.images.cache(stage.context, &self.build.image, &report);
                 let base = stage.unless_given_up(fetch).await?;
                 check_fits(&base, self.root_gib())?;
                 self.base = Some(base);
                 for image in self.build.kernel.iter().chain(&self.build.ramdisk) {
-                    stage.unless_given_up(on.images.cache(image, &report)).await?;
+                    stage.unless_given_up(on.images.cache(stage.context, image, &report)).await?;
                 }
                 Ok(())
             }
@@ -261,7 +261,7 @@ impl Workflow for Spawn {
                     [(self.build.kernel.clone(), "kernel"), (self.build.ramdisk.clone(), "ramdisk")]
                 {
                     let Some(image) = image else { continue };
-                    let cached = on.images.cache(&image, &report).await?;
+                    let cached = on.images.cache(stage.context, &image, &report).await?;
                     let path = on.images.create_boot_file(uuid, &cached, name).await?;
                     self.disks.boot_file(name, path);
                 }
