@@ -130,6 +130,13 @@ section! {
     /// os_shutdown_timeout wins.
     shutdown_timeout: Duration = Opt::seconds(0).default("60");
 
+    /// Whether periodic tasks run.
+    periodic_enable: bool = Opt::boolean().default("true");
+
+    /// The longest random delay before periodic tasks run first: hosts that start together must
+    /// not ask the control plane together.
+    periodic_fuzzy_delay: Duration = Opt::seconds(0).default("60");
+
     /// Whether to log what happens inside each request.
     debug: bool = Opt::boolean().default("false");
 

@@ -27,12 +27,14 @@ pub mod board;
 pub mod config_drive;
 pub mod domain;
 pub mod engine;
+pub mod exception;
 pub mod instance;
 pub mod journal;
 pub mod pause;
 pub mod power_off;
 pub mod power_on;
 pub mod reboot;
+pub mod report;
 pub mod reschedule;
 pub mod resume;
 pub mod seal;
@@ -84,6 +86,9 @@ impl Settings {
                 vnc_enabled: true,
                 vnc_proxyclient_address: "127.0.0.1".to_owned(),
                 serial_enabled: false,
+                novncproxy_base_url: "http://127.0.0.1:6080/vnc_auto.html".to_owned(),
+                serial_base_url: "ws://127.0.0.1:6083/".to_owned(),
+                token_ttl: Duration::from_secs(600),
             },
         }
     }
@@ -127,6 +132,11 @@ pub struct ConsoleSettings {
     pub vnc_enabled: bool,
     pub vnc_proxyclient_address: String,
     pub serial_enabled: bool,
+    /// Where users' browsers find the proxies.
+    pub novncproxy_base_url: String,
+    pub serial_base_url: String,
+    /// How long a token is good for.
+    pub token_ttl: Duration,
 }
 
 pub type StepResult = Result<(), StepError>;
@@ -174,8 +184,8 @@ pub enum StepError {
     #[error("the agent failed in the middle of it: {0}")]
     Panicked(String),
     /// There is nothing to boot from: its build never got so far, or its directory is gone.
-    #[error("instance {0} has no disk on this host")]
-    NoDisk(uuid::Uuid),
+    #[error("no disk at {}", path.display())]
+    NoDisk { path: std::path::PathBuf },
     /// A disk or a domain of this instance is there already, and isn't this build's.
     #[error("instance {uuid} already has {what} on this host")]
     AlreadyThere { uuid: uuid::Uuid, what: &'static str },
@@ -196,7 +206,7 @@ impl StepError {
             | Self::Cancelled
             | Self::NotSupported(_)
             | Self::BadUserData
-            | Self::NoDisk(_)
+            | Self::NoDisk { .. }
             | Self::UnknownDisk(_)
             | Self::Panicked(_)
             | Self::AlreadyThere { .. } => Class::Refused,

@@ -31,6 +31,7 @@ mod events;
 mod host;
 mod jobs;
 mod observer;
+mod saves;
 mod state;
 mod stats;
 pub mod xml;
@@ -117,6 +118,7 @@ pub struct Libvirt {
     permits: Arc<Semaphore>,
     job_permits: Arc<Semaphore>,
     memory_permits: Arc<Semaphore>,
+    saves: saves::Saves,
     events: broadcast::Sender<DomainEvent>,
     capabilities: OnceCell<Arc<Capabilities>>,
 }
@@ -135,6 +137,7 @@ impl Libvirt {
             permits: Arc::new(Semaphore::new(options.concurrent_calls)),
             job_permits: Arc::new(Semaphore::new(JOBS)),
             memory_permits: Arc::new(Semaphore::new(MEMORY_JOBS)),
+            saves: saves::Saves::default(),
             events,
             capabilities: OnceCell::new(),
             options,
