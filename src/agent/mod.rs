@@ -39,9 +39,11 @@ use crate::workflow::Backends;
 use crate::workflow::journal::JournalError;
 use crate::workflow::sqlite::SqliteJournal;
 use connect::await_hypervisor;
+use notifications::Notifications;
 use options::{images, settings};
 
 mod connect;
+mod notifications;
 mod options;
 
 pub use options::{bus_settings, libvirt_options, preview_settings};
@@ -141,6 +143,15 @@ pub async fn serve(
         return Ok(());
     };
     let hypervisor = connected.hypervisor.clone();
+    let (bus, from_bus) = match bus_settings(&config)? {
+        Some(settings) => {
+            // What arrives from now on waits until the server serves.
+            let (bus, from_bus) = Bus::connect(settings)?;
+            (Some(bus), Some(from_bus))
+        }
+        None => (None, None),
+    };
+    let notifications = Notifications::connect(&config, bus.as_ref())?;
     let backends = Backends {
         hypervisor: hypervisor.clone(),
         images: images(&config)?,
@@ -148,6 +159,7 @@ pub async fn serve(
         records: Arc::new(records.clone()),
         claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),
         scheduling: Arc::new(Unscheduled),
+        notifier: notifications.notifier.clone(),
         settings: Arc::new(settings(&config, &connected.host, connected.guest_host.clone())?),
     };
     let builds = match config.default_.max_concurrent_builds {
@@ -173,14 +185,9 @@ pub async fn serve(
     let (local, from_socket) = mpsc::channel::<Incoming>(SOCKET_BACKLOG);
     let socket = tokio::spawn(socket.serve(local, stop.clone()));
     let mut doors = vec![tokio::spawn(server.clone().serve(from_socket, stop.clone()))];
-    let bus = match bus_settings(&config)? {
-        Some(settings) => {
-            let (bus, from_bus) = Bus::connect(settings)?;
-            doors.push(tokio::spawn(server.clone().serve(from_bus, stop.clone())));
-            Some(bus)
-        }
-        None => None,
-    };
+    if let Some(from_bus) = from_bus {
+        doors.push(tokio::spawn(server.clone().serve(from_bus, stop.clone())));
+    }
 
     let mut components = vec![Component::Libvirt, Component::Journal];
     components.extend(bus.is_some().then_some(Component::RabbitMq));
@@ -234,6 +241,7 @@ pub async fn serve(
             () = stop_now.cancelled() => dispatcher.stop(Duration::ZERO).await,
         }
         server.finish().await;
+        notifications.close(CLOSE_WITHIN).await;
         if let Some(bus) = bus {
             bus.close(CLOSE_WITHIN).await;
         }

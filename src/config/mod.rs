@@ -23,6 +23,8 @@ pub mod default;
 pub mod hypernova;
 pub mod image_cache;
 pub mod libvirt;
+pub mod notifications;
+pub mod oslo_messaging_notifications;
 pub mod oslo_messaging_rabbit;
 pub mod serial_console;
 pub mod spice;
@@ -69,6 +71,8 @@ config! {
     compute: compute::Compute,
     image_cache: image_cache::ImageCache,
     libvirt: libvirt::Libvirt,
+    notifications: notifications::Notifications,
+    oslo_messaging_notifications: oslo_messaging_notifications::OsloMessagingNotifications,
     oslo_messaging_rabbit: oslo_messaging_rabbit::OsloMessagingRabbit,
     serial_console: serial_console::SerialConsole,
     spice: spice::Spice,
