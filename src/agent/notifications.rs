@@ -12,8 +12,9 @@ use crate::config::notifications::NotificationFormat;
 use crate::model::object::NameTemplate;
 use crate::notify::log::LogOutbox;
 use crate::notify::message::Outbox;
-use crate::notify::sender::{Sender, SenderOptions};
+use crate::notify::sender::{ImageEndpoint, Sender, SenderOptions};
 use crate::notify::{Notifier, Silent};
+use crate::openstack::catalog::{Catalog, Lookup};
 use crate::rpc::bus::{Bus, BusSettings};
 use crate::rpc::notify::NotifyOptions;
 use crate::rpc::transport_url::TransportUrl;
@@ -62,7 +63,7 @@ impl Notifications {
         let notifier: Arc<dyn Notifier> = if outboxes.is_empty() {
             Arc::new(Silent)
         } else {
-            Arc::new(Sender::new(options(config)?, outboxes))
+            Arc::new(Sender::new(options(config)?, image_endpoint(config), outboxes))
         };
         Ok(Self { notifier, bus: own })
     }
@@ -90,6 +91,25 @@ fn options(config: &Config) -> Result<SenderOptions, AgentError> {
         name_template: NameTemplate::parse(&config.default_.instance_name_template)?,
         topics: unless(NotificationFormat::Versioned, topics),
         versioned_topics: unless(NotificationFormat::Unversioned, versioned_topics),
+    })
+}
+
+/// Where the catalog that came with a request has Glance, or where the configuration has it.
+/// nova: image/glance.py, get_api_servers
+fn image_endpoint(config: &Config) -> ImageEndpoint {
+    let glance = config.glance.clone();
+    let lookup = Lookup {
+        service_type: glance.service_type.clone(),
+        service_name: glance.adapter.service_name.clone(),
+        interfaces: glance.adapter.valid_interfaces.clone(),
+        region: glance.adapter.region_name.clone(),
+    };
+    Box::new(move |context| {
+        let configured = glance.api_servers.first().or(glance.adapter.endpoint_override.as_ref());
+        configured.cloned().or_else(|| {
+            let catalog = Catalog::parse(context.rest.get("service_catalog")?);
+            catalog.find(&lookup).map(str::to_owned)
+        })
     })
 }
 

@@ -33,10 +33,6 @@ pub trait Notifier: Send + Sync {
 
     /// Whether anybody is told: what only a notification needs is not gathered for nobody.
     fn is_on(&self) -> bool;
-
-    /// Where Glance is, with or without the version of its API, once that is known: unversioned
-    /// notifications tell where an instance's image is, and its id alone until then.
-    fn images_are_at(&self, endpoint: &str);
 }
 
 /// Tells nobody: `[oslo_messaging_notifications] driver` is empty or `noop`.
@@ -48,8 +44,6 @@ impl Notifier for Silent {
     fn is_on(&self) -> bool {
         false
     }
-
-    fn images_are_at(&self, _: &str) {}
 }
 
 /// Something that happened.

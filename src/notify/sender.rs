@@ -1,7 +1,5 @@
 //! From an event to the messages that tell of it, in the formats that are asked for.
 
-use std::sync::{PoisonError, RwLock};
-
 use serde_json::{Map, Value, json};
 
 use super::message::{Notification, Outbox, Priority};
@@ -9,7 +7,7 @@ use super::python::repr_fault;
 use super::{Event, InstanceEvent, Notifier, Phase, legacy, versioned};
 use crate::model::context::RequestContext;
 use crate::model::fault::Raised;
-use crate::model::object::NameTemplate;
+use crate::model::object::{Instance, NameTemplate};
 
 /// What is sent, and how.
 #[derive(Debug, Clone)]
@@ -25,6 +23,9 @@ pub struct SenderOptions {
     pub versioned_topics: Vec<String>,
 }
 
+/// Where Glance is to whoever asked, if anybody knows.
+pub type ImageEndpoint = Box<dyn Fn(&RequestContext) -> Option<String> + Send + Sync>;
+
 /// Builds nova's messages and gives them to the outboxes, the unversioned one first.
 pub struct Sender {
     options: SenderOptions,
@@ -33,8 +34,16 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub fn new(options: SenderOptions, outboxes: Vec<Box<dyn Outbox>>) -> Self {
-        Self { options, images: ImageEndpoint::default(), outboxes }
+    pub fn new(
+        options: SenderOptions,
+        images: ImageEndpoint,
+        outboxes: Vec<Box<dyn Outbox>>,
+    ) -> Self {
+        Self { options, images, outboxes }
+    }
+
+    fn image_url(&self, context: &RequestContext, instance: &Instance) -> String {
+        image_url((self.images)(context).as_deref(), instance.image_ref.text())
     }
 
     fn instance(&self, context: &RequestContext, event: &InstanceEvent<'_>) {
@@ -45,7 +54,7 @@ impl Sender {
         let priority = if failed { Priority::Error } else { Priority::Info };
         let legacy_type = format!("compute.instance.{name}");
         self.legacy(context, priority, legacy_type, || {
-            legacy::action(event, &self.images.url_of(event.instance.image_ref.text()))
+            legacy::action(event, &self.image_url(context, event.instance))
         });
         self.versioned(context, priority, format!("instance.{name}"), || {
             versioned::action(context, event, &self.options.name_template)
@@ -135,9 +144,8 @@ impl Notifier for Sender {
         match event {
             Event::Instance(event) => self.instance(context, event),
             Event::Exists { instance, period } => {
-                let url = || self.images.url_of(instance.image_ref.text());
                 self.legacy(context, Priority::Info, "compute.instance.exists".to_owned(), || {
-                    legacy::exists(instance, *period, &url())
+                    legacy::exists(instance, *period, &self.image_url(context, instance))
                 });
                 self.versioned(context, Priority::Info, "instance.exists".to_owned(), || {
                     versioned::exists(context, instance, *period)
@@ -152,10 +160,6 @@ impl Notifier for Sender {
 
     fn is_on(&self) -> bool {
         true
-    }
-
-    fn images_are_at(&self, endpoint: &str) {
-        self.images.set(endpoint);
     }
 }
 
@@ -187,31 +191,19 @@ fn plain(value: &Value) -> Value {
     }
 }
 
-/// Where images are, once it is known. nova: image/glance.py, generate_image_url
-#[derive(Debug, Default)]
-struct ImageEndpoint(RwLock<Option<String>>);
-
-impl ImageEndpoint {
-    fn set(&self, endpoint: &str) {
-        let trimmed = endpoint.strip_suffix('/').unwrap_or(endpoint);
-        let is_version = |part: &str| {
-            let digits = part.strip_prefix('v').unwrap_or_default();
-            !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit() || c == '.')
-        };
-        let base = match trimmed.rsplit_once('/') {
-            Some((base, part)) if is_version(part) => format!("{base}/"),
-            _ => endpoint.to_owned(),
-        };
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(base);
-    }
-
-    /// An image's URL; its id alone while nobody knows where images are.
-    fn url_of(&self, image: Option<&str>) -> String {
-        let image = image.unwrap_or("None");
-        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(base) => format!("{base}/images/{image}"),
-            None => image.to_owned(),
-        }
+/// Where an image is, below Glance's endpoint with or without the version of its API; its id alone
+/// where nobody knows. nova: image/glance.py, generate_image_url
+fn image_url(endpoint: Option<&str>, image: Option<&str>) -> String {
+    // Python's word for none.
+    let image = image.unwrap_or("None");
+    let Some(endpoint) = endpoint else { return image.to_owned() };
+    let is_version = |part: &str| {
+        let digits = part.strip_prefix('v').unwrap_or_default();
+        !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit() || c == '.')
+    };
+    match endpoint.strip_suffix('/').unwrap_or(endpoint).rsplit_once('/') {
+        Some((base, part)) if is_version(part) => format!("{base}//images/{image}"),
+        _ => format!("{endpoint}/images/{image}"),
     }
 }
 
@@ -227,18 +219,16 @@ mod tests {
 
     #[test]
     fn an_images_place_is_told_without_the_version_of_its_api() {
-        let images = ImageEndpoint::default();
-        assert_eq!(images.url_of(Some("i")), "i");
+        assert_eq!(image_url(None, Some("i")), "i");
         for (endpoint, url) in [
             ("http://glance:9292", "http://glance:9292/images/i"),
             ("http://h/image/v2", "http://h/image//images/i"),
             ("http://h/image/v2.0/", "http://h/image//images/i"),
             ("http://h/image", "http://h/image/images/i"),
         ] {
-            images.set(endpoint);
-            assert_eq!(images.url_of(Some("i")), url, "{endpoint}");
+            assert_eq!(image_url(Some(endpoint), Some("i")), url, "{endpoint}");
         }
-        assert!(images.url_of(Some("")).ends_with("/images/"));
+        assert_eq!(image_url(Some("http://h"), Some("")), "http://h/images/");
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Records in memory, by the same rules as `sqlite.rs`: for tests of the rooms above, and for an
 //! agent that keeps nothing. What is left at its end can be asked for, and a named call can fail.
 
+mod upkeep;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -10,7 +13,7 @@ use uuid::Uuid;
 use super::history::{History, RecordedEvent, RecordedFault, fault_message};
 use super::{Expected, InstanceFault, Records, RecordsError, rules};
 use crate::model::context::RequestContext;
-use crate::model::object::{BlockDeviceMapping, Instance, VersionedObject};
+use crate::model::object::{BlockDeviceMapping, ConsoleAuthToken, Instance, VersionedObject};
 use crate::model::time::Timestamp;
 
 /// Records that live as long as the process.
@@ -156,6 +159,19 @@ impl Records for FakeRecords {
         _: &RequestContext,
         _: &mut BlockDeviceMapping,
     ) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    async fn authorize_console(
+        &self,
+        _: &RequestContext,
+        _: &mut ConsoleAuthToken,
+        _: Duration,
+    ) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    async fn forget_consoles(&self, _: &RequestContext, _: Uuid) -> Result<(), RecordsError> {
         Ok(())
     }
 

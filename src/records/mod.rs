@@ -7,13 +7,16 @@ pub mod fake;
 pub mod history;
 mod rules;
 pub mod sqlite;
+pub mod upkeep;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
-use crate::model::object::{BlockDeviceMapping, Instance, ObjectError};
+use crate::model::object::{BlockDeviceMapping, ConsoleAuthToken, Instance, ObjectError};
 use crate::model::state::TaskState;
 
 /// The task states in which a save may go through; anything else means that somebody else has
@@ -80,6 +83,22 @@ pub trait Records: Send + Sync {
         &self,
         context: &RequestContext,
         device: &mut BlockDeviceMapping,
+    ) -> Result<(), RecordsError>;
+
+    /// Records the right to open a console, for `ttl`, and writes its token into it. Standalone mode
+    /// has no proxy that would ask for one: the token stays unset.
+    async fn authorize_console(
+        &self,
+        context: &RequestContext,
+        token: &mut ConsoleAuthToken,
+        ttl: Duration,
+    ) -> Result<(), RecordsError>;
+
+    /// Takes back the tokens of a deleted instance; none is success.
+    async fn forget_consoles(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
     ) -> Result<(), RecordsError>;
 
     /// Records that an event of an instance's action began. `event` is `compute_<method>`.

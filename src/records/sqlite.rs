@@ -5,6 +5,7 @@
 //! so the file is its owner's alone (mode 0600). A write has reached the disk when its call returns.
 
 mod file;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,9 @@ use self::file::{check_format, make_private};
 use super::history::{History, RecordedEvent, RecordedFault, fault_message};
 use super::{Expected, InstanceFault, Records, RecordsError, rules};
 use crate::model::context::RequestContext;
-use crate::model::object::{BlockDeviceMapping, Instance, ObjectError, VersionedObject};
+use crate::model::object::{
+    BlockDeviceMapping, ConsoleAuthToken, Instance, ObjectError, VersionedObject,
+};
 use crate::model::time::Timestamp;
 
 /// How long a call waits for an operator's `sqlite3` to let go of the file.
@@ -243,6 +246,19 @@ impl Records for SqliteRecords {
         _: &RequestContext,
         _: &mut BlockDeviceMapping,
     ) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    async fn authorize_console(
+        &self,
+        _: &RequestContext,
+        _: &mut ConsoleAuthToken,
+        _: Duration,
+    ) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    async fn forget_consoles(&self, _: &RequestContext, _: Uuid) -> Result<(), RecordsError> {
         Ok(())
     }
 

@@ -88,6 +88,9 @@ impl Settings {
                 vnc_enabled: true,
                 vnc_proxyclient_address: "127.0.0.1".to_owned(),
                 serial_enabled: false,
+                novncproxy_base_url: "http://127.0.0.1:6080/vnc_auto.html".to_owned(),
+                serial_base_url: "ws://127.0.0.1:6083/".to_owned(),
+                token_ttl: Duration::from_secs(600),
             },
         }
     }
@@ -131,6 +134,11 @@ pub struct ConsoleSettings {
     pub vnc_enabled: bool,
     pub vnc_proxyclient_address: String,
     pub serial_enabled: bool,
+    /// Where users' browsers find the proxies.
+    pub novncproxy_base_url: String,
+    pub serial_base_url: String,
+    /// How long a token is good for.
+    pub token_ttl: Duration,
 }
 
 pub type StepResult = Result<(), StepError>;

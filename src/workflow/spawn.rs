@@ -237,11 +237,12 @@ impl Workflow for Spawn {
             }
             Step::FetchImage => {
                 self.enter(TaskState::Spawning, stage).await?;
-                let base = on.images.cache(&self.build.image, &report).await?;
+                let fetch = on.images.cache(&self.build.image, &report);
+                let base = stage.unless_given_up(fetch).await?;
                 check_fits(&base, self.root_gib())?;
                 self.base = Some(base);
                 for image in self.build.kernel.iter().chain(&self.build.ramdisk) {
-                    on.images.cache(image, &report).await?;
+                    stage.unless_given_up(on.images.cache(image, &report)).await?;
                 }
                 Ok(())
             }
@@ -288,7 +289,7 @@ impl Workflow for Spawn {
             }
             Step::StartDomain => {
                 on.hypervisor.start(uuid, StartOptions::default()).await?;
-                await_running(on, uuid).await?;
+                await_running(stage, uuid).await?;
                 Ok(())
             }
             Step::Activate => {

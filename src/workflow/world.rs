@@ -285,6 +285,11 @@ impl Journal for MemoryJournal {
         Ok(self.records.lock().unwrap().iter().filter(|r| !r.head.settled).cloned().collect())
     }
 
+    async fn find(&self, id: &str) -> Result<Option<Head>, JournalError> {
+        let records = self.records.lock().unwrap();
+        Ok(records.iter().find(|r| r.head.id == id).map(|r| r.head.clone()))
+    }
+
     async fn stuck(&self) -> Result<Vec<Head>, JournalError> {
         let records = self.records.lock().unwrap();
         let stuck = records.iter().filter(|r| r.head.phase == Phase::Stuck);
