@@ -133,7 +133,7 @@ def fixture_bdm():
 
 
 def cases():
-    build, active = fixture('build_and_run_instance'), fixture('pause_instance')
+    build, active = fixture('build_and_run_instance'), fixture('suspend_instance')
     gone = fixture('terminate_instance')
     bdms = [fixture_bdm(), volume()]
     bare = changed(build, image_ref='', created_at=None, info_cache=None)
@@ -228,7 +228,9 @@ def main():
         tell(context, instance, event, extra)
         told.append({'event': event, 'context': CONTEXT, 'instance': primitive, 'extra': extra,
                      'sent': copy.deepcopy(SENT)})
-    json.dump(told, sys.stdout, indent=1, sort_keys=True)
+    # A case a line, so that a diff names it.
+    lines = (json.dumps(case, sort_keys=True) for case in told)
+    print('[\n' + ',\n'.join(lines) + '\n]')
 
 
 main()
