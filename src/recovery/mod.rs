@@ -22,7 +22,7 @@ use crate::model::context::RequestContext;
 use crate::model::object::Instance;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::node::ClaimError;
-use crate::records::{Expected, RecordsError};
+use crate::records::{Expected, InstancePart, RecordsError};
 use crate::telemetry::Chain;
 use crate::workflow::domain::plug_vifs;
 use crate::workflow::power_off::PowerOff;
@@ -62,6 +62,10 @@ impl RecoveryError {
     }
 }
 
+/// What the table and the re-plugging of interfaces look at.
+/// nova: compute/manager.py, init_host
+const RECOVERY_PARTS: &[InstancePart] = &[InstancePart::InfoCache, InstancePart::Metadata];
+
 /// Recovers every instance of this host that has no request, and returns them all as they were found.
 /// Records or a hypervisor that are away are waited for.
 ///
@@ -73,7 +77,7 @@ pub async fn recover_all(own: &OwnRequests, may: Permits) -> Vec<Instance> {
     let (instances, powers) = loop {
         let on = own.backends();
         let found = async {
-            let instances = on.records.instances(&context).await?;
+            let instances = on.records.instances(&context, RECOVERY_PARTS).await?;
             Ok::<_, RecoveryError>((instances, on.hypervisor.power_states().await?))
         };
         match found.await {

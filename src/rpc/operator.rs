@@ -61,7 +61,10 @@ impl Operator {
 
     async fn instances(&self) -> Result<Vec<Instance>, Fault> {
         let records = &self.dispatcher.backends().records;
-        records.instances(&RequestContext::admin()).await.map_err(|error| records_fault(&error))
+        records
+            .instances(&RequestContext::admin(), &[])
+            .await
+            .map_err(|error| records_fault(&error))
     }
 
     async fn list_instances(&self) -> Result<Value, Fault> {

@@ -11,7 +11,7 @@ use crate::model::fault::Fault;
 use crate::model::object::ObjectError;
 use crate::network::NetworkError;
 use crate::node::ClaimError;
-use crate::records::RecordsError;
+use crate::records::{ConductorError, RecordsError};
 use crate::telemetry::Chain;
 
 pub fn step_fault(error: &StepError) -> Fault {
@@ -79,7 +79,28 @@ pub fn records_fault(error: &RecordsError) -> Fault {
             Fault::nova("InstanceExists", message).with("name", uuid.to_string())
         }
         RecordsError::Object(error) => object_fault(error),
+        RecordsError::Conductor(error) => conductor_fault(error),
         RecordsError::Storage { .. } => Fault::nova("NovaException", message),
+    }
+}
+
+/// What the conductor raised travels on as it is, as it would through nova-compute.
+pub fn conductor_fault(error: &ConductorError) -> Fault {
+    let message = Chain(error).to_string();
+    match error {
+        ConductorError::Raised { raised, .. } => Fault {
+            class: raised.class.clone().into(),
+            module: raised.module.clone().into(),
+            message: raised.message.clone(),
+            kwargs: Box::new(raised.kwargs.clone()),
+        },
+        ConductorError::NoAnswer { .. } | ConductorError::Unsent { .. } => {
+            Fault::new("MessagingTimeout", "oslo_messaging.exceptions", message)
+        }
+        ConductorError::Answer { source, .. } => object_fault(source),
+        ConductorError::Capped { .. } => {
+            Fault::new("RPCVersionCapError", "oslo_messaging.rpc.client", message)
+        }
     }
 }
 
