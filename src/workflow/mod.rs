@@ -19,6 +19,7 @@ use crate::model::object::{NameError, NameTemplate, ObjectError};
 use crate::network::{Network, NetworkError};
 use crate::node::scheduling::{Scheduling, SchedulingError};
 use crate::node::{ClaimError, Claims};
+use crate::notify::Notifier;
 use crate::records::{Records, RecordsError};
 use serial_ports::SerialPorts;
 
@@ -61,6 +62,7 @@ pub struct Backends {
     pub records: Arc<dyn Records>,
     pub claims: Arc<dyn Claims>,
     pub scheduling: Arc<dyn Scheduling>,
+    pub notifier: Arc<dyn Notifier>,
     pub settings: Arc<Settings>,
 }
 
