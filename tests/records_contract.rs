@@ -9,11 +9,12 @@ use hypernova::model::state::{TaskState, VmState};
 use hypernova::records::fake::FakeRecords;
 use hypernova::records::history::History;
 use hypernova::records::sqlite::SqliteRecords;
+use hypernova::records::upkeep::Upkeep;
 use hypernova::records::{Expected, InstanceFault, Records, RecordsError};
 use uuid::Uuid;
 
-trait Both: Records + History {}
-impl<T: Records + History> Both for T {}
+trait Both: Records + History + Upkeep {}
+impl<T: Records + History + Upkeep> Both for T {}
 
 fn message(uuid: u128, vm_state: VmState, task_state: Option<TaskState>) -> Instance {
     let mut instance = Instance::default();
@@ -304,6 +305,47 @@ async fn of_many_saves_that_expect_the_same_state_one_wins() {
         });
         let saves = futures_util::future::join_all(saves).await;
         assert_eq!(saves.iter().filter(|save| save.is_ok()).count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_what_is_on_record_as_deleted_is_deleted() {
+    over_both(async |records| {
+        let uuid = Uuid::from_u128;
+        for number in 1..=3 {
+            records.receive(&context(), build(number)).await.unwrap();
+        }
+        let mut gone = records.instance(&context(), uuid(1)).await.unwrap().unwrap();
+        records.destroy(&context(), &mut gone).await.unwrap();
+        let mut soft = records.instance(&context(), uuid(2)).await.unwrap().unwrap();
+        soft.vm_state.set(Some(VmState::SoftDeleted));
+        records.save(&context(), &mut soft, Expected::Any).await.unwrap();
+        let asked: Vec<_> = (1..=4).map(uuid).collect();
+        let deleted = records.deleted_among(&context(), &asked).await.unwrap();
+        assert_eq!(deleted, [gone]);
+        let here = records.instances_of(&context(), &["h0".into(), "h1".into()]).await.unwrap();
+        assert_eq!(here, records.instances(&context()).await.unwrap());
+        assert!(records.instances_of(&context(), &["h0".into()]).await.unwrap().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deleted_instance_is_uncleaned_until_its_record_says_otherwise() {
+    over_both(async |records| {
+        let mut gone = records.receive(&context(), build(1)).await.unwrap();
+        records.receive(&context(), build(2)).await.unwrap();
+        assert!(records.uncleaned(&context()).await.unwrap().is_empty());
+        gone.cleaned.set(true);
+        let early = records.save_deleted(&context(), &mut gone.clone()).await.unwrap_err();
+        assert!(matches!(early, RecordsError::NotFound(_)), "{early:?}");
+        records.destroy(&context(), &mut gone).await.unwrap();
+        let mut left = records.uncleaned(&context()).await.unwrap();
+        assert_eq!(left.len(), 1);
+        left[0].cleaned.set(true);
+        records.save_deleted(&context(), &mut left[0]).await.unwrap();
+        assert!(records.uncleaned(&context()).await.unwrap().is_empty());
     })
     .await;
 }

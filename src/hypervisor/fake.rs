@@ -3,7 +3,7 @@
 //! whole agent on it; tests tell it what should fail and ask what became of the world.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::host::{Capabilities, DomainCapabilities, GuestDisk, HostCpu, HostState};
 use super::libvirt::xml;
 use super::spec::{DomainSpec, GraphicsSpec, SerialSpec};
 use super::{
@@ -20,6 +21,8 @@ use super::{
 use crate::hypervisor::spec::FirmwareFiles;
 use crate::model::class::Class;
 use crate::model::state::PowerState;
+
+mod host;
 
 /// State changes kept for a slow receiver.
 const EVENT_BACKLOG: usize = 1024;
@@ -540,6 +543,13 @@ impl Hypervisor for FakeHypervisor {
         self.call("domains", |world| Ok(world.domains.values().map(info).collect())).await
     }
 
+    async fn power_states(&self) -> Result<BTreeMap<Uuid, PowerState>, HypervisorError> {
+        self.call("power_states", |world| {
+            Ok(world.domains.iter().map(|(uuid, domain)| (*uuid, domain.power_state)).collect())
+        })
+        .await
+    }
+
     async fn domain_xml(&self, uuid: Uuid, inactive: bool) -> Result<String, HypervisorError> {
         self.call("domain_xml", |world| {
             let domain = world.found(uuid)?;
@@ -584,6 +594,36 @@ impl Hypervisor for FakeHypervisor {
 
     async fn host_info(&self) -> Result<HostInfo, HypervisorError> {
         self.call("host_info", |world| Ok(world.host.clone())).await
+    }
+
+    async fn capabilities(&self) -> Result<Arc<Capabilities>, HypervisorError> {
+        self.call("capabilities", |world| Ok(Arc::new(host::capabilities(&world.host)))).await
+    }
+
+    async fn host_state(&self) -> Result<HostState, HypervisorError> {
+        self.call("host_state", |world| Ok(host::state(&world.host))).await
+    }
+
+    async fn domain_capabilities(
+        &self,
+        _: &str,
+        machine: Option<&str>,
+        _: &str,
+    ) -> Result<DomainCapabilities, HypervisorError> {
+        self.call("domain_capabilities", |_| Ok(host::domain_capabilities(machine))).await
+    }
+
+    async fn model_features(
+        &self,
+        cpu: &HostCpu,
+        _: &str,
+    ) -> Result<Option<BTreeSet<String>>, HypervisorError> {
+        self.call("model_features", |_| Ok(Some(cpu.features.clone()))).await
+    }
+
+    async fn guest_disks(&self) -> Result<Vec<GuestDisk>, HypervisorError> {
+        // The fake's disks have no sizes.
+        self.call("guest_disks", |_| Ok(Vec::new())).await
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

@@ -1,6 +1,8 @@
 //! Records in memory, by the same rules as `sqlite.rs`: for tests of the rooms above, and for an
 //! agent that keeps nothing. What is left at its end can be asked for, and a named call can fail.
 
+mod upkeep;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -7,6 +7,7 @@ pub mod fake;
 pub mod history;
 mod rules;
 pub mod sqlite;
+pub mod upkeep;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 //! so the file is its owner's alone (mode 0600). A write has reached the disk when its call returns.
 
 mod file;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

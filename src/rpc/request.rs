@@ -5,7 +5,6 @@ use uuid::Uuid;
 
 use super::failure::Fault;
 use super::image_argument;
-use super::reply::object_fault;
 use crate::dispatch::query::{GuestFacts, Tail};
 use crate::model::context::RequestContext;
 use crate::model::object::codec::FieldType;
@@ -14,13 +13,14 @@ use crate::model::secret::Secret;
 use crate::network::RequestedNetwork;
 use crate::workflow::any::AnyRecord;
 use crate::workflow::engine::Workflow;
+use crate::workflow::exception::object_fault;
 use crate::workflow::instance::Subject;
 use crate::workflow::journal::Record;
 use crate::workflow::pause::Pause;
 use crate::workflow::power_off::PowerOff;
 use crate::workflow::power_on::PowerOn;
 use crate::workflow::reboot::{Kind, Reboot};
-use crate::workflow::reschedule::BuildArguments;
+use crate::workflow::reschedule::{BuildArguments, METHOD};
 use crate::workflow::resume::Resume;
 use crate::workflow::spawn::{Build, Spawn};
 use crate::workflow::suspend::Suspend;
@@ -283,7 +283,7 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
         limits,
         arguments,
     };
-    let subject = Subject::new(instance, "_do_build_and_run_instance");
+    let subject = Subject::new(instance, METHOD);
     let spawn = Spawn::new(subject, build);
     Ok(Request::Change(Record::queued(id, uuid, context, spawn).into()))
 }

@@ -27,12 +27,14 @@ pub mod board;
 pub mod config_drive;
 pub mod domain;
 pub mod engine;
+pub mod exception;
 pub mod instance;
 pub mod journal;
 pub mod pause;
 pub mod power_off;
 pub mod power_on;
 pub mod reboot;
+pub mod report;
 pub mod reschedule;
 pub mod resume;
 pub mod seal;
@@ -182,8 +184,8 @@ pub enum StepError {
     #[error("the agent failed in the middle of it: {0}")]
     Panicked(String),
     /// There is nothing to boot from: its build never got so far, or its directory is gone.
-    #[error("instance {0} has no disk on this host")]
-    NoDisk(uuid::Uuid),
+    #[error("no disk at {}", path.display())]
+    NoDisk { path: std::path::PathBuf },
     /// A disk or a domain of this instance is there already, and isn't this build's.
     #[error("instance {uuid} already has {what} on this host")]
     AlreadyThere { uuid: uuid::Uuid, what: &'static str },
@@ -204,7 +206,7 @@ impl StepError {
             | Self::Cancelled
             | Self::NotSupported(_)
             | Self::BadUserData
-            | Self::NoDisk(_)
+            | Self::NoDisk { .. }
             | Self::UnknownDisk(_)
             | Self::Panicked(_)
             | Self::AlreadyThere { .. } => Class::Refused,
