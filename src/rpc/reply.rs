@@ -40,6 +40,11 @@ pub fn query_fault(error: &QueryError) -> Fault {
     let message = Chain(error).to_string();
     match error {
         QueryError::NoDomain(uuid) => instance_not_found(*uuid),
+        QueryError::NotReady(uuid) => {
+            Fault::nova("InstanceNotReady", format!("Instance {uuid} is not ready"))
+                .with("instance_id", uuid.to_string())
+                .with("code", 400)
+        }
         QueryError::NotRunning { power_state, .. } => Fault::nova("InstanceInvalidState", message)
             .with("attr", "power_state")
             .with("state", *power_state),
