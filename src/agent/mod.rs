@@ -35,6 +35,7 @@ use crate::service::{ServiceManager, Signals};
 use crate::telemetry::{Chain, Telemetry};
 use crate::workflow::Backends;
 use crate::workflow::journal::JournalError;
+use crate::workflow::serial_ports::relearn;
 use crate::workflow::sqlite::SqliteJournal;
 use connect::await_hypervisor;
 use notifications::Notifications;
@@ -162,6 +163,7 @@ pub async fn serve(
     let dispatcher = Dispatcher::new(plane.backends, journal.clone(), metrics.clone(), builds);
     let socket = LocalServer::listen(&config.hypernova.socket).await?;
     dispatcher.prune().await?;
+    relearn(dispatcher.backends()).await;
     let resumed = dispatcher.resume().await?;
 
     let operator =

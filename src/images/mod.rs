@@ -18,6 +18,7 @@ pub mod glance;
 pub mod inspect;
 pub mod lock;
 pub mod network_data;
+mod provenance;
 pub mod qemu_img;
 pub mod source;
 pub mod store;

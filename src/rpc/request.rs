@@ -14,6 +14,7 @@ use crate::model::object::{
     BlockDeviceMappingList, Instance, NetworkRequestList, RequestGroup, SchedulerLimits,
 };
 use crate::model::secret::Secret;
+use crate::model::state::VmState;
 use crate::network::{RequestedNetwork, Wanted};
 use crate::workflow::any::AnyRecord;
 use crate::workflow::engine::Workflow;
@@ -42,12 +43,34 @@ pub enum Request {
 /// A request that changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
-    ConsoleOutput { uuid: Uuid, tail: Tail },
-    VncConsole { uuid: Uuid, console_type: String },
-    SerialConsole { uuid: Uuid, console_type: String },
-    ValidateConsolePort { uuid: Uuid, port: String, console_type: String },
-    Diagnostics { uuid: Uuid, guest: GuestFacts },
-    LegacyDiagnostics { uuid: Uuid, guest: GuestFacts },
+    ConsoleOutput {
+        uuid: Uuid,
+        tail: Tail,
+    },
+    /// `building`: the instance may have no domain yet.
+    VncConsole {
+        uuid: Uuid,
+        console_type: String,
+        building: bool,
+    },
+    SerialConsole {
+        uuid: Uuid,
+        console_type: String,
+        building: bool,
+    },
+    ValidateConsolePort {
+        uuid: Uuid,
+        port: String,
+        console_type: String,
+    },
+    Diagnostics {
+        uuid: Uuid,
+        guest: GuestFacts,
+    },
+    LegacyDiagnostics {
+        uuid: Uuid,
+        guest: GuestFacts,
+    },
     HostUptime,
 }
 
@@ -239,12 +262,15 @@ fn decode_question(name: &str, mut args: Map<String, Value>) -> Result<Question,
     let instance: Instance = take(&mut args, "instance")?;
     let uuid = instance.uuid().map_err(|error| object_fault(&error))?;
     let console_type = || text(&args, "console_type");
+    let building = instance.vm_state.value() == Some(&VmState::Building);
     Ok(match name {
         "get_console_output" => {
             Question::ConsoleOutput { uuid, tail: tail(args.get("tail_length")) }
         }
-        "get_vnc_console" => Question::VncConsole { uuid, console_type: console_type()? },
-        "get_serial_console" => Question::SerialConsole { uuid, console_type: console_type()? },
+        "get_vnc_console" => Question::VncConsole { uuid, console_type: console_type()?, building },
+        "get_serial_console" => {
+            Question::SerialConsole { uuid, console_type: console_type()?, building }
+        }
         "validate_console_port" => {
             let port = match args.get("port") {
                 Some(Value::Number(number)) => number.to_string(),
