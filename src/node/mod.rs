@@ -28,6 +28,7 @@ mod options;
 pub mod record;
 pub mod records;
 pub mod scheduling;
+pub mod told;
 mod statistics;
 pub mod tracker;
 pub mod unclaimed;
