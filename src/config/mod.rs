@@ -20,6 +20,7 @@ pub mod value;
 pub mod api;
 pub mod cinder;
 pub mod compute;
+pub mod consoleauth;
 pub mod default;
 pub mod glance;
 pub mod hypernova;
@@ -27,6 +28,8 @@ pub mod image_cache;
 pub mod keystoneauth;
 pub mod libvirt;
 pub mod neutron;
+pub mod notifications;
+pub mod oslo_messaging_notifications;
 pub mod oslo_messaging_rabbit;
 pub mod placement;
 pub mod serial_console;
@@ -74,10 +77,13 @@ config! {
     api: api::Api,
     cinder: cinder::Cinder,
     compute: compute::Compute,
+    consoleauth: consoleauth::Consoleauth,
     glance: glance::Glance,
     image_cache: image_cache::ImageCache,
     libvirt: libvirt::Libvirt,
     neutron: neutron::Neutron,
+    notifications: notifications::Notifications,
+    oslo_messaging_notifications: oslo_messaging_notifications::OsloMessagingNotifications,
     oslo_messaging_rabbit: oslo_messaging_rabbit::OsloMessagingRabbit,
     placement: placement::Placement,
     serial_console: serial_console::SerialConsole,

@@ -13,6 +13,7 @@ use crate::model::class::Class;
 use crate::model::diagnostics::{DeviceCounters, DiskCounters, GuestCounters, NicCounters};
 use crate::model::state::PowerState;
 use crate::model::time::Timestamp;
+use crate::records::RecordsError;
 use crate::workflow::Backends;
 
 /// What of a console log is read at most. nova: virt/libvirt/driver.py, MAX_CONSOLE_BYTES
@@ -38,6 +39,9 @@ pub enum QueryError {
     /// nova: InstanceNotFound
     #[error("instance {0} has no domain on this host")]
     NoDomain(Uuid),
+    /// nova: InstanceNotReady
+    #[error("instance {0} is being built")]
+    NotReady(Uuid),
     /// nova: InstanceInvalidState
     #[error("instance {uuid} is {power_state}: it must be running")]
     NotRunning { uuid: Uuid, power_state: &'static str },
@@ -53,6 +57,8 @@ pub enum QueryError {
     #[error("the host's uptime can't be read")]
     Uptime(#[source] std::io::Error),
     #[error(transparent)]
+    Records(#[from] RecordsError),
+    #[error(transparent)]
     Hypervisor(#[from] HypervisorError),
 }
 
@@ -63,8 +69,22 @@ impl QueryError {
             Self::NotRunning { .. } | Self::ConsoleUnavailable(_) | Self::ConsoleInvalid(_) => {
                 Class::Refused
             }
+            Self::NotReady(_) => Class::Transient,
             Self::Log(_) | Self::Uptime(_) => Class::Transient,
+            Self::Records(error) => error.class(),
             Self::Hypervisor(error) => error.class(),
+        }
+    }
+
+    /// A domain that isn't there is still to come when the instance is being built.
+    pub fn while_building(self, building: bool) -> Self {
+        match self {
+            Self::NoDomain(uuid) | Self::Hypervisor(HypervisorError::NoDomain(uuid))
+                if building =>
+            {
+                Self::NotReady(uuid)
+            }
+            other => other,
         }
     }
 }

@@ -22,6 +22,7 @@ use super::fetch::{Origin, Patience, fetch};
 use super::files::{Draft, blocking, io_error, publish, remove_if_there, touch};
 use super::inspect::{FileContent, Format, InspectError, Inspected, Policy, inspect};
 use super::lock::{Held, Locks};
+use super::provenance;
 use super::qemu_img::QemuImg;
 use super::{CachedImage, ImageError, ImageRequest, ImageSource, Progress};
 use crate::model::context::RequestContext;
@@ -67,7 +68,7 @@ impl Cache {
     /// See [`super::Images::cache`].
     ///
     /// # Cancel safety
-    /// A dropped fetch leaves a `.part`, which the next one resumes or overwrites.
+    /// A dropped fetch kills its tools, takes its drafts away and lets the lock go.
     pub async fn get(
         &self,
         context: &RequestContext,
@@ -76,14 +77,18 @@ impl Cache {
     ) -> Result<CachedImage, ImageError> {
         let path = self.path(&image.id);
         if let Some(there) = self.lookup(&image.id, &path).await? {
+            provenance::check(&path, image).await?;
             return Ok(there);
         }
         let lock = Arc::new(self.wait(image, progress).await?);
         if let Some(there) = self.lookup(&image.id, &path).await? {
+            provenance::check(&path, image).await?;
             return Ok(there);
         }
         blocking("create", &self.directory, |dir| std::fs::create_dir_all(dir)).await?;
         let (part, converted) = (with_suffix(&path, "part"), with_suffix(&path, "converted"));
+        // For a fetch that is dropped; they go before the lock does.
+        let _drafts = (Draft(part.clone()), Draft(converted.clone()));
         let fetched =
             self.fetch_locked(context, image, &path, &part, &converted, &lock, progress).await;
         // A try that was cut off may have left them: no error leaves them behind.
@@ -156,6 +161,7 @@ impl Cache {
         } else {
             (converted, self.convert(image, (part, found), converted, progress).await?)
         };
+        provenance::remember(ready, image).await?;
         let target = path.to_owned();
         match blocking("publish", ready, move |ready| publish(ready, &target)).await {
             // Somebody who doesn't take the lock was faster.

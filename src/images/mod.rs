@@ -18,6 +18,7 @@ pub mod glance;
 pub mod inspect;
 pub mod lock;
 pub mod network_data;
+mod provenance;
 pub mod qemu_img;
 pub mod source;
 pub mod store;
@@ -127,7 +128,7 @@ pub type Progress<'a> = &'a (dyn Fn(u64, Option<u64>) + Send + Sync);
 pub trait Images: Send + Sync {
     /// Puts `image` into the cache and says where it is. However many ask at the same time, also
     /// from other processes, it is fetched once, by `context`'s rights. Hostile content never
-    /// reaches the cache.
+    /// reaches the cache. May be dropped half-way, and leaves nothing then.
     async fn cache(
         &self,
         context: &RequestContext,

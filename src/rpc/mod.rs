@@ -11,6 +11,7 @@
 
 pub mod amqp;
 pub mod bus;
+pub mod caller;
 pub mod client;
 pub mod counters;
 mod declare;
@@ -21,6 +22,7 @@ pub mod envelope;
 pub mod failure;
 pub mod image_argument;
 pub mod incoming;
+mod intake;
 mod line;
 mod link;
 pub mod local;
@@ -29,10 +31,13 @@ pub mod operator;
 pub mod options;
 pub mod preview;
 mod publisher;
+mod questions;
 mod replies;
 pub mod reply;
 pub mod request;
 pub mod server;
+#[cfg(test)]
+mod server_tests;
 pub mod tls;
 mod topology;
 pub mod transport_url;

@@ -7,9 +7,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::StepResult;
-use super::domain::{define, definition, plug_vifs};
+use super::domain::{define, definition};
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, await_running, cut_power, expecting, is_active, shut_down};
+use super::interfaces::{plug_vifs, vifs};
 use crate::hypervisor::{DomainInfo, StartOptions};
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::records::Expected;
@@ -107,7 +108,7 @@ impl Workflow for Reboot {
                 let found = on.hypervisor.domain(uuid).await?;
                 if self.kind == Kind::Soft && self.is_old(found.as_ref()) {
                     let timeout = on.settings.soft_reboot_timeout;
-                    if !shut_down(on, uuid, timeout).await? {
+                    if !shut_down(stage, uuid, timeout).await? {
                         tracing::warn!(?timeout, "the guest did not shut down: rebooting it hard");
                     }
                 }
@@ -124,7 +125,10 @@ impl Workflow for Reboot {
                 }
                 Ok(())
             }
-            Step::PlugVifs => plug_vifs(&self.subject.instance, on).await,
+            Step::PlugVifs => {
+                let instance = &self.subject.instance;
+                plug_vifs(instance, &vifs(instance)?, on).await
+            }
             Step::DefineDomain => {
                 if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {
                     define(&self.subject.instance, on).await?;
@@ -133,7 +137,7 @@ impl Workflow for Reboot {
             }
             Step::StartDomain => {
                 on.hypervisor.start(uuid, StartOptions::default()).await?;
-                await_running(on, uuid).await?;
+                await_running(stage, uuid).await?;
                 Ok(())
             }
             Step::Record => {
