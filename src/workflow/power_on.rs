@@ -9,6 +9,7 @@ use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, await_running, cut_power, expecting, is_active};
 use crate::hypervisor::StartOptions;
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::notify::{Action, Phase};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PowerOn {
@@ -53,7 +54,9 @@ impl Workflow for PowerOn {
                     cut_power(on, uuid).await?;
                 }
                 self.was_off |= !alive;
-                self.subject.begin(stage).await
+                self.subject.begin(stage).await?;
+                self.subject.tell(Action::PowerOn, Phase::Start, stage);
+                Ok(())
             }
             Step::PlugVifs => plug_vifs(&self.subject.instance, on).await,
             // A running domain keeps its definition: it would not take a new one anyway.
@@ -66,7 +69,9 @@ impl Workflow for PowerOn {
             }
             Step::Record => {
                 let expected = expecting(&[TaskState::PoweringOn]);
-                self.subject.record(VmState::Active, PowerState::Running, expected, stage).await
+                self.subject.record(VmState::Active, PowerState::Running, expected, stage).await?;
+                self.subject.tell(Action::PowerOn, Phase::End, stage);
+                Ok(())
             }
         }
     }
