@@ -12,9 +12,10 @@ use super::engine::{Ending, Stage};
 use super::journal::Failure;
 use super::{Backends, StepError, StepResult};
 use crate::hypervisor::{DomainInfo, HypervisorError};
-use crate::model::object::{Instance, ObjectError};
+use crate::model::object::{BlockDeviceMapping, Instance, ObjectError};
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::model::time::Timestamp;
+use crate::notify::{Action, Phase};
 use crate::records::Expected;
 
 /// How often a domain is asked for its state while an event is awaited: events can be lost.
@@ -32,6 +33,12 @@ pub struct Subject {
     /// Whether its fault is on record: an end that is told again doesn't repeat it.
     #[serde(default)]
     pub(super) has_fault: bool,
+    /// Of what has been notified.
+    #[serde(default)]
+    pub(super) told: Vec<(Action, Phase)>,
+    /// Its volumes, where nova tells of them.
+    #[serde(default)]
+    pub(super) volumes: Option<Vec<BlockDeviceMapping>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,7 +49,14 @@ struct Before {
 
 impl Subject {
     pub fn new(instance: Instance, method: &str) -> Self {
-        Self { instance, event: Self::event_of(method), before: None, has_fault: false }
+        Self {
+            instance,
+            event: Self::event_of(method),
+            before: None,
+            has_fault: false,
+            told: Vec::new(),
+            volumes: None,
+        }
     }
 
     /// # Errors
@@ -60,7 +74,9 @@ impl Subject {
             });
         }
         let uuid = self.uuid()?;
-        Ok(stage.on.records.event_started(stage.context, uuid, &self.event).await?)
+        stage.on.records.event_started(stage.context, uuid, &self.event).await?;
+        self.load_what_is_told(stage).await;
+        Ok(())
     }
 
     /// The vm_state before the workflow.
@@ -97,7 +113,9 @@ impl Subject {
         };
         let raised = self.raised(failure);
         self.fail(&raised, stage).await?;
-        self.end_task(failure, stage).await
+        self.end_task(failure, stage).await?;
+        self.tell_exception(&raised, stage);
+        Ok(())
     }
 
     /// The end of what can't be undone but leaves the domain as it is: a stuck instance is what its
@@ -115,7 +133,9 @@ impl Subject {
         let power_state = found.map_or(PowerState::NoState, |info| info.power_state);
         self.instance.vm_state.set(Some(if runs { before } else { VmState::Stopped }));
         self.instance.power_state.set(Some(power_state.number()));
-        self.end_task(failure, stage).await
+        self.end_task(failure, stage).await?;
+        self.tell_exception(&raised, stage);
+        Ok(())
     }
 
     /// Takes the task state back, unless somebody else has set another one meanwhile.
