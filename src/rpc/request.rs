@@ -1,5 +1,7 @@
 //! A message's method and arguments, to a typed request. nova: compute/rpcapi.py, compute/manager.py
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -8,10 +10,12 @@ use super::image_argument;
 use crate::dispatch::query::{GuestFacts, Tail};
 use crate::model::context::RequestContext;
 use crate::model::object::codec::FieldType;
-use crate::model::object::{BlockDeviceMappingList, Instance, NetworkRequestList, SchedulerLimits};
+use crate::model::object::{
+    BlockDeviceMappingList, Instance, NetworkRequestList, RequestGroup, SchedulerLimits,
+};
 use crate::model::secret::Secret;
 use crate::model::state::VmState;
-use crate::network::RequestedNetwork;
+use crate::network::{RequestedNetwork, Wanted};
 use crate::workflow::any::AnyRecord;
 use crate::workflow::engine::Workflow;
 use crate::workflow::exception::object_fault;
@@ -302,7 +306,11 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
         image: image.request,
         kernel: image.kernel,
         ramdisk: image.ramdisk,
-        networks: networks.map(requested).unwrap_or_default(),
+        wanted: Wanted {
+            networks: networks.map(requested).unwrap_or_default(),
+            security_groups: security_groups(args.get("security_groups")),
+            providers: providers(args.get("request_spec"))?,
+        },
         admin_password: args.get("admin_password").and_then(Value::as_str).map(Secret::new),
         injected_files: injected_files(args.get("injected_files"))?,
         block_devices: mapping.map(|list| list.items().to_vec()).unwrap_or_default(),
@@ -329,8 +337,32 @@ fn requested(list: NetworkRequestList) -> Vec<RequestedNetwork> {
         port_id: request.port_id.value().copied(),
         address: request.address.value().cloned(),
         tag: request.tag.value().cloned(),
+        has_device: request.pci_request_id.value().is_some() || request.arq_uuid.value().is_some(),
     };
     all.iter().map(read).collect()
+}
+
+/// nova-api sends names and ids alike.
+fn security_groups(value: Option<&Value>) -> Vec<String> {
+    let groups = value.and_then(Value::as_array).into_iter().flatten();
+    groups.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Which resource providers serve which requester, a port say. Only this part of the request
+/// specification is read here. nova: objects/request_spec.py, get_request_group_mapping
+fn providers(spec: Option<&Value>) -> Result<BTreeMap<String, Vec<Uuid>>, Fault> {
+    let groups = spec.and_then(|spec| spec.pointer("/nova_object.data/requested_resources"));
+    let groups = groups.and_then(Value::as_array).into_iter().flatten();
+    let mut providers = BTreeMap::new();
+    for group in groups {
+        let group = RequestGroup::decode(group).map_err(|error| object_fault(&error))?;
+        if let (Some(requester), Some(uuids)) =
+            (group.requester_id.value(), group.provider_uuids.get())
+        {
+            providers.insert(requester.clone(), uuids.clone());
+        }
+    }
+    Ok(providers)
 }
 
 fn injected_files(value: Option<&Value>) -> Result<Vec<(String, Secret)>, Fault> {
