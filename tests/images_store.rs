@@ -548,7 +548,8 @@ async fn a_fetch_that_is_dropped_leaves_nothing_and_holds_up_nobody() {
     let silent_server = Server::start(content.clone(), stalls);
     let images = host_images(&dir);
     let request = image_at(&silent_server.url("/a"), "raw");
-    let fetch = images.cache(&RequestContext::admin(), &request, silent());
+    let context = RequestContext::admin();
+    let fetch = images.cache(&context, &request, silent());
     tokio::time::timeout(Duration::from_millis(300), fetch).await.expect_err("it stalls");
     assert!(leftovers(&dir.path().join("instances/_base")).is_empty());
     let server = Server::start(content.clone(), Behaviour::default());
