@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::domain::{GuestDisks, define_new, root_device};
 use super::engine::{Ending, Stage, Workflow};
-use super::instance::{Subject, await_running, cut_power, expecting, now};
+use super::instance::{Subject, await_running, cut_power, expecting, now, unless_deleting};
 use super::interfaces::{place_vifs, plug_vifs, unplug_vifs};
 use super::journal::Failure;
 use super::reschedule::{BuildArguments, aborted, rescheduled};
@@ -401,7 +401,7 @@ impl Workflow for Spawn {
         instance.vm_state.set(Some(VmState::Error));
         instance.task_state.set(None);
         instance.power_state.set(Some(PowerState::NoState.number()));
-        stage.on.records.save(stage.context, instance, Expected::Any).await?;
+        self.subject.save_end(unless_deleting(), stage).await?;
         self.subject.finish(None, stage).await
     }
 }
@@ -433,7 +433,11 @@ impl Spawn {
     async fn build_elsewhere(&mut self, failure: &Failure, stage: &Stage<'_>) -> StepResult {
         let instance = &mut self.subject.instance;
         instance.task_state.set(Some(TaskState::Scheduling));
-        stage.on.records.save(stage.context, instance, Expected::Any).await?;
+        if !self.subject.save_end(unless_deleting(), stage).await? {
+            // What is being deleted isn't built anywhere.
+            return self.subject.finish(None, stage).await;
+        }
+        let instance = &mut self.subject.instance;
         stage.on.claims.release_allocation(stage.context, instance).await?;
         let args = self.build.arguments.build_instances(instance, failure);
         stage.on.scheduling.build_elsewhere(stage.context, args).await?;

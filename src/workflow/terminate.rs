@@ -111,7 +111,8 @@ impl Workflow for Terminate {
         match ending {
             // The record is gone; its event was finished before.
             Ending::Done => Ok(()),
-            ending => self.subject.settle(ending, stage).await,
+            // The task state `deleting` is its own.
+            ending => self.subject.settle_expecting(ending, Expected::Any, stage).await,
         }
     }
 }
