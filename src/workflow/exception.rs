@@ -5,13 +5,14 @@
 //! What has no class of its own in nova.exception is a plain `NovaException`.
 
 use super::StepError;
+use super::network_fault::network_fault;
 use crate::hypervisor::HypervisorError;
 use crate::images::ImageError;
 use crate::model::fault::Fault;
 use crate::model::object::ObjectError;
-use crate::network::NetworkError;
+
 use crate::node::ClaimError;
-use crate::records::RecordsError;
+use crate::records::{ConductorError, RecordsError};
 use crate::telemetry::Chain;
 
 pub fn step_fault(error: &StepError) -> Fault {
@@ -79,7 +80,28 @@ pub fn records_fault(error: &RecordsError) -> Fault {
             Fault::nova("InstanceExists", message).with("name", uuid.to_string())
         }
         RecordsError::Object(error) => object_fault(error),
+        RecordsError::Conductor(error) => conductor_fault(error),
         RecordsError::Storage { .. } => Fault::nova("NovaException", message),
+    }
+}
+
+/// What the conductor raised travels on as it is, as it would through nova-compute.
+pub fn conductor_fault(error: &ConductorError) -> Fault {
+    let message = Chain(error).to_string();
+    match error {
+        ConductorError::Raised { raised, .. } => Fault {
+            class: raised.class.clone().into(),
+            module: raised.module.clone().into(),
+            message: raised.message.clone(),
+            kwargs: Box::new(raised.kwargs.clone()),
+        },
+        ConductorError::NoAnswer { .. } | ConductorError::Unsent { .. } => {
+            Fault::new("MessagingTimeout", "oslo_messaging.exceptions", message)
+        }
+        ConductorError::Answer { source, .. } => object_fault(source),
+        ConductorError::Capped { .. } => {
+            Fault::new("RPCVersionCapError", "oslo_messaging.rpc.client", message)
+        }
     }
 }
 
@@ -111,6 +133,20 @@ fn image_fault(error: &ImageError) -> Fault {
             Fault::nova("ImageNotFound", format!("Image {image} could not be found."))
                 .with("image_id", image.as_str())
         }
+        ImageError::NotAuthorized { image, .. } => {
+            Fault::nova("ImageNotAuthorized", message).with("image_id", image.as_str())
+        }
+        ImageError::QuotaExceeded(image) => {
+            Fault::nova("ImageQuotaExceeded", message).with("image_id", image.as_str())
+        }
+        ImageError::Rejected { image, message: response } => {
+            Fault::nova("ImageBadRequest", message)
+                .with("image_id", image.as_str())
+                .with("response", response.as_str())
+        }
+        ImageError::InUse { message: reason, .. } => {
+            Fault::nova("ImageDeleteConflict", message.clone()).with("reason", reason.as_str())
+        }
         ImageError::Unacceptable { image, reason } => unacceptable(image, reason),
         ImageError::TooLarge { needed, allowed, .. } => {
             let message = format!(
@@ -129,18 +165,6 @@ fn image_fault(error: &ImageError) -> Fault {
         | ImageError::Io { .. }
         | ImageError::Command { .. }
         | ImageError::TimedOut { .. } => Fault::nova("NovaException", message),
-    }
-}
-
-fn network_fault(error: &NetworkError) -> Fault {
-    let message = Chain(error).to_string();
-    match error {
-        NetworkError::NotFound(network) => {
-            Fault::nova("NetworkNotFound", format!("Network {network} could not be found."))
-                .with("network_id", network.as_str())
-        }
-        NetworkError::Unacceptable { .. } => invalid_input(&message),
-        NetworkError::Host { .. } => Fault::nova("VirtualInterfacePlugException", message),
     }
 }
 

@@ -52,7 +52,7 @@ impl Upkeep for FakeRecords {
         hosts: &[String],
     ) -> Result<Vec<Instance>, RecordsError> {
         match hosts.contains(&self.host) {
-            true => self.instances(context).await,
+            true => self.instances(context, &[]).await,
             false => Ok(Vec::new()),
         }
     }
