@@ -29,10 +29,16 @@ pub mod network;
 pub mod node;
 /// The HTTP APIs of the control plane.
 pub mod openstack;
+/// Work that nobody asks for, at intervals.
+pub mod periodic;
+/// What this node offers, and who has been given how much of it.
+pub mod placement;
 /// The commands' way to the agent's own work.
 pub mod program;
 /// What is known of each instance.
 pub mod records;
+/// What becomes of its instances when the agent starts.
+pub mod recovery;
 /// The bus and the socket: requests in, replies out.
 pub mod rpc;
 /// What systemd and signals say.

@@ -21,9 +21,8 @@ use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::images::ImageError;
 use crate::model::object::NameError;
 use crate::network::NetworkError;
-use crate::network::standalone::StandaloneNetwork;
-use crate::node::unclaimed::Unclaimed;
-use crate::records::sqlite::{OpenError, SqliteRecords};
+use crate::records::history::History;
+use crate::records::sqlite::OpenError;
 use crate::rpc::amqp::Consuming;
 use crate::rpc::bus::{Bus, BusError};
 use crate::rpc::counters::Counts;
@@ -38,18 +37,16 @@ use crate::workflow::Backends;
 use crate::workflow::journal::JournalError;
 use crate::workflow::sqlite::SqliteJournal;
 use connect::await_hypervisor;
-use options::{images, settings};
 
 mod connect;
 mod options;
+mod periodics;
+mod standalone;
 
 pub use options::{bus_settings, libvirt_options, preview_settings};
 
 /// How often the neighbours are looked at for `/healthz`.
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
-
-/// How often the journal forgets what ended long ago.
-const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// How long replies and the fanout queues may take to go when the agent stops.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
@@ -101,6 +98,13 @@ pub enum AgentError {
     Signals(#[source] std::io::Error),
 }
 
+/// What the rest of the agent gets from its mode.
+struct Plane {
+    backends: Backends,
+    /// What happened to each instance, for the commands.
+    history: Option<Arc<dyn History>>,
+}
+
 /// Runs the agent until it is told to stop. `reload` reads the configuration again, for SIGHUP.
 ///
 /// # Errors
@@ -134,34 +138,23 @@ pub async fn serve(
     info!(version = env!("CARGO_PKG_VERSION"), host = config.default_.host, "starting");
     make_directories(&config)?;
     let journal = Arc::new(SqliteJournal::open(&config.hypernova.journal)?);
-    let records = SqliteRecords::open(&config.hypernova.records, &config.default_.host)?;
     let metrics = Arc::new(Metrics::new());
     let Some(connected) = await_hypervisor(&config, &metrics, &manager, &stop).await? else {
         return Ok(());
     };
     let hypervisor = connected.hypervisor.clone();
-    let backends = Backends {
-        hypervisor: hypervisor.clone(),
-        images: images(&config)?,
-        network: Arc::new(StandaloneNetwork::new(config.hypernova.default_network.as_str())?),
-        records: Arc::new(records.clone()),
-        claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),
-        settings: Arc::new(settings(&config, &connected.host, connected.guest_host.clone())?),
-    };
+    let plane = standalone::plane(&config, &connected)?;
     let builds = match config.default_.max_concurrent_builds {
         0 => UNLIMITED_BUILDS,
         builds => builds as usize,
     };
-    let dispatcher = Dispatcher::new(backends, journal.clone(), metrics.clone(), builds);
+    let dispatcher = Dispatcher::new(plane.backends, journal.clone(), metrics.clone(), builds);
     let socket = LocalServer::listen(&config.hypernova.socket).await?;
     dispatcher.prune().await?;
     let resumed = dispatcher.resume().await?;
 
-    let operator = Operator::new(
-        dispatcher.clone(),
-        Some(Arc::new(records)),
-        config.default_.instances_path.clone(),
-    );
+    let operator =
+        Operator::new(dispatcher.clone(), plane.history, config.default_.instances_path.clone());
     let server = Arc::new(Server::new(
         dispatcher.clone(),
         operator,
@@ -188,23 +181,15 @@ pub async fn serve(
         tokio::spawn(listener.run(stop_now.clone()));
     }
     let watched = bus.as_ref().map(|bus| (bus.watch(), bus.counts()));
-    let looking = tokio::spawn(look_after(health, metrics, hypervisor, journal, watched));
+    let watching = look_after(health, metrics.clone(), hypervisor, journal, watched);
+    let looking = tokio::spawn(watching);
     let keeper = manager.clone();
     let until = stop_now.clone();
     tokio::spawn(async move {
         // The runtime itself answers here: a stuck one gives no sign of life.
         keeper.keep_alive(|| async { tokio::spawn(async {}).await.is_ok() }, until).await;
     });
-    let pruned = dispatcher.clone();
-    let until = stop.clone();
-    tokio::spawn(until.run_until_cancelled_owned(async move {
-        loop {
-            tokio::time::sleep(PRUNE_EVERY).await;
-            if let Err(error) = pruned.prune().await {
-                warn!(error = %Chain(&error), "the journal is not pruned");
-            }
-        }
-    }));
+    let periodics = periodics::start(&config, metrics.clone(), &dispatcher);
     if let Some(bus) = &bus {
         let consuming = tokio::time::timeout(Duration::from_secs(10), bus.consuming());
         if consuming.await.is_err() {
@@ -225,6 +210,7 @@ pub async fn serve(
         // It gives back what waits; a panic in it was logged.
         door.await.ok();
     }
+    periodics.stop().await;
     let within = config.default_.manager_shutdown_timeout;
     let finished = async {
         tokio::select! {

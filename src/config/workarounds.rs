@@ -8,4 +8,7 @@ section! {
 
     /// Whether guests run without an APIC.
     libvirt_disable_apic: bool = Opt::boolean().default("false");
+
+    /// Whether the image cache's size counts as reserved disk space.
+    reserve_disk_resource_for_image_cache: bool = Opt::boolean().default("false");
 }

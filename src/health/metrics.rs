@@ -45,6 +45,26 @@ impl EncodeLabelValue for Outcome {
     }
 }
 
+/// How a run of a periodic task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RunOutcome {
+    Done,
+    Failed,
+    /// Its budget was over, and it was given up.
+    TimedOut,
+}
+
+impl EncodeLabelValue for RunOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let text = match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed out",
+        };
+        EncodeLabelValue::encode(&text, encoder)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WorkflowLabels {
     workflow: &'static str,
@@ -78,6 +98,17 @@ struct ComponentLabels {
     component: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeriodicLabels {
+    task: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeriodicOutcomeLabels {
+    task: &'static str,
+    outcome: RunOutcome,
+}
+
 type Seconds<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// The agent's counters. Every method is cheap and never fails.
@@ -92,6 +123,8 @@ pub struct Metrics {
     libvirt_calls: Seconds<OperationLabels>,
     libvirt_timeouts: Family<OperationLabels, Counter>,
     connections_lost: Family<ComponentLabels, Counter>,
+    periodic_runs: Family<PeriodicOutcomeLabels, Counter>,
+    periodic_durations: Seconds<PeriodicLabels>,
     resident_memory: Gauge,
 }
 
@@ -116,6 +149,8 @@ impl Metrics {
             libvirt_calls: Family::new_with_constructor(call_seconds),
             libvirt_timeouts: Family::default(),
             connections_lost: Family::default(),
+            periodic_runs: Family::default(),
+            periodic_durations: Family::new_with_constructor(step_seconds),
             resident_memory: Gauge::default(),
         };
         metrics.register();
@@ -166,6 +201,17 @@ impl Metrics {
             "Connections that broke",
             self.connections_lost.clone(),
         );
+        registry.register(
+            "hypernova_periodic_runs",
+            "Runs of periodic tasks, by outcome",
+            self.periodic_runs.clone(),
+        );
+        registry.register_with_unit(
+            "hypernova_periodic_duration",
+            "Time that runs of periodic tasks took",
+            Unit::Seconds,
+            self.periodic_durations.clone(),
+        );
         registry.register_with_unit(
             "process_resident_memory",
             "Memory of the agent",
@@ -213,6 +259,12 @@ impl Metrics {
     pub fn connections_lost(&self, component: Component, times: u64) {
         let labels = ComponentLabels { component: component.as_str() };
         self.connections_lost.get_or_create(&labels).inc_by(times);
+    }
+
+    /// A periodic task ran.
+    pub fn periodic_run(&self, task: &'static str, outcome: RunOutcome, took: Duration) {
+        self.periodic_runs.get_or_create(&PeriodicOutcomeLabels { task, outcome }).inc();
+        self.periodic_durations.get_or_create(&PeriodicLabels { task }).observe(took.as_secs_f64());
     }
 
     /// Everything, as OpenMetrics text.

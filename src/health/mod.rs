@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 mod metrics;
 mod server;
 
-pub use metrics::{Metrics, Outcome, resident_bytes};
+pub use metrics::{Metrics, Outcome, RunOutcome, resident_bytes};
 pub use server::{HealthError, HealthServer};
 
 /// What the agent can't work without.

@@ -3,6 +3,8 @@
 //! [`Hypervisor`] is the trait, `libvirt/` the real one, `fake.rs` one that keeps its world in
 //! memory. A domain is always named by its instance's UUID.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,9 +16,11 @@ use crate::model::state::PowerState;
 
 pub mod fake;
 pub mod guest;
+pub mod host;
 pub mod libvirt;
 pub mod spec;
 
+use host::{Capabilities, DomainCapabilities, GuestDisk, HostCpu, HostState};
 use spec::{DomainSpec, FirmwareFiles};
 
 /// How a domain is started.
@@ -149,7 +153,17 @@ pub trait Hypervisor: Send + Sync {
 
     /// Saves the guest's memory to disk and stops it, to be restored by the next start. Long: it
     /// has a deadline of `within` and a connection of its own. One that is saved stays as it is.
+    /// After the deadline it is aborted; [`Hypervisor::has_job`] says when that is over.
     async fn managed_save(&self, uuid: Uuid, within: Duration) -> Result<(), HypervisorError>;
+
+    /// Whether a long job works on the domain: a save that outlived its deadline, or the agent that
+    /// asked for it. Until it is over, the domain's state says nothing of how it ends. None works on
+    /// an absent domain.
+    async fn has_job(&self, uuid: Uuid) -> Result<bool, HypervisorError>;
+
+    /// Asks for the end of such a job, and doesn't wait for it; it may still end well. None is
+    /// success.
+    async fn abort_job(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
     /// Drops a managed-save image; absent is success.
     async fn drop_managed_save(&self, uuid: Uuid) -> Result<(), HypervisorError>;
@@ -159,6 +173,10 @@ pub trait Hypervisor: Send + Sync {
 
     /// Every domain of the host, running or not.
     async fn domains(&self) -> Result<Vec<DomainInfo>, HypervisorError>;
+
+    /// The power state of every domain, running or not, in one call to the hypervisor: those of
+    /// domains that aren't ours, too.
+    async fn power_states(&self) -> Result<BTreeMap<Uuid, PowerState>, HypervisorError>;
 
     /// The definition as XML: the next boot's (`inactive`), or the running one's.
     async fn domain_xml(&self, uuid: Uuid, inactive: bool) -> Result<String, HypervisorError>;
@@ -176,6 +194,33 @@ pub trait Hypervisor: Send + Sync {
     async fn all_stats(&self) -> Result<Vec<DomainStats>, HypervisorError>;
 
     async fn host_info(&self) -> Result<HostInfo, HypervisorError>;
+
+    /// What the host is made of and can run, as it was when it was asked first.
+    async fn capabilities(&self) -> Result<Arc<Capabilities>, HypervisorError>;
+
+    /// The host now.
+    async fn host_state(&self) -> Result<HostState, HypervisorError>;
+
+    /// What a machine type offers; `None` asks for the architecture's default. It may take long when
+    /// nobody has asked before.
+    async fn domain_capabilities(
+        &self,
+        architecture: &str,
+        machine: Option<&str>,
+        virt_type: &str,
+    ) -> Result<DomainCapabilities, HypervisorError>;
+
+    /// The features that a guest with the named CPU model gets on a host with this CPU; `None` where
+    /// the hypervisor can't say.
+    async fn model_features(
+        &self,
+        cpu: &HostCpu,
+        model: &str,
+    ) -> Result<Option<BTreeSet<String>>, HypervisorError>;
+
+    /// Every disk of every domain that is a file or a block device of this host, in one call to the
+    /// hypervisor.
+    async fn guest_disks(&self) -> Result<Vec<GuestDisk>, HypervisorError>;
 
     /// State changes from now on. A receiver that falls behind must ask [`Hypervisor::domain`].
     fn events(&self) -> broadcast::Receiver<DomainEvent>;

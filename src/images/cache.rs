@@ -66,7 +66,7 @@ impl Cache {
     /// See [`super::Images::cache`].
     ///
     /// # Cancel safety
-    /// A dropped fetch leaves a `.part`, which the next one resumes or overwrites.
+    /// A dropped fetch kills its tools, takes its drafts away and lets the lock go.
     pub async fn get(
         &self,
         image: &ImageRequest,
@@ -82,6 +82,8 @@ impl Cache {
         }
         blocking("create", &self.directory, |dir| std::fs::create_dir_all(dir)).await?;
         let (part, converted) = (with_suffix(&path, "part"), with_suffix(&path, "converted"));
+        // For a fetch that is dropped; they go before the lock does.
+        let _drafts = (Draft(part.clone()), Draft(converted.clone()));
         let fetched = self.fetch_locked(image, &path, &part, &converted, &lock, progress).await;
         // A try that was cut off may have left them: no error leaves them behind.
         for draft in [&part, &converted] {

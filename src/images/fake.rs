@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -43,6 +44,7 @@ struct World {
     directories: BTreeMap<Uuid, FakeDirectory>,
     unknown: BTreeSet<String>,
     fetches: usize,
+    latency: Duration,
     failing: Vec<(ImageCall, When)>,
 }
 
@@ -113,6 +115,11 @@ impl FakeImages {
     /// How often an image was fetched.
     pub fn fetches(&self) -> usize {
         self.world().fetches
+    }
+
+    /// Each image takes that long from now on.
+    pub fn set_latency(&self, latency: Duration) {
+        self.world().latency = latency;
     }
 
     /// The instance directories that exist.
@@ -202,6 +209,10 @@ impl Images for FakeImages {
     ) -> Result<CachedImage, ImageError> {
         let path = self.base_path(&image.id);
         let size = image.size.unwrap_or(DEFAULT_BYTES);
+        let latency = self.world().latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
         let cached = self.act(ImageCall::Cache, |world| {
             if let Some(there) = world.cached.get(&path) {
                 return Ok(there.clone());

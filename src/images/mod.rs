@@ -109,7 +109,8 @@ pub type Progress<'a> = &'a (dyn Fn(u64, Option<u64>) + Send + Sync);
 #[async_trait]
 pub trait Images: Send + Sync {
     /// Puts `image` into the cache and says where it is. However many ask at the same time, also
-    /// from other processes, it is fetched once. Hostile content never reaches the cache.
+    /// from other processes, it is fetched once. Hostile content never reaches the cache. May be
+    /// dropped half-way, and leaves nothing then.
     async fn cache(
         &self,
         image: &ImageRequest,

@@ -1,8 +1,11 @@
 //! Records in memory, by the same rules as `sqlite.rs`: for tests of the rooms above, and for an
 //! agent that keeps nothing. What is left at its end can be asked for, and a named call can fail.
 
+mod upkeep;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -11,7 +14,8 @@ use super::history::{History, RecordedEvent, RecordedFault, fault_message};
 use super::{Expected, InstanceFault, InstancePart, Records, RecordsError, parts, rules};
 use crate::model::context::RequestContext;
 use crate::model::object::{
-    BlockDeviceMapping, BlockDeviceMappingList, Instance, InstanceInfoCache, VersionedObject,
+    BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance, InstanceInfoCache,
+    VersionedObject,
 };
 use crate::model::time::Timestamp;
 
@@ -242,6 +246,19 @@ impl Records for FakeRecords {
             state.disks.remove(uuid);
         }
         disk.deleted.load(Some(true));
+        Ok(())
+    }
+
+    async fn authorize_console(
+        &self,
+        _: &RequestContext,
+        _: &mut ConsoleAuthToken,
+        _: Duration,
+    ) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    async fn forget_consoles(&self, _: &RequestContext, _: Uuid) -> Result<(), RecordsError> {
         Ok(())
     }
 

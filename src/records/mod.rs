@@ -9,6 +9,9 @@ pub mod history;
 mod parts;
 mod rules;
 pub mod sqlite;
+pub mod upkeep;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -16,7 +19,8 @@ use uuid::Uuid;
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
 use crate::model::object::{
-    BlockDeviceMapping, BlockDeviceMappingList, Instance, InstanceInfoCache, ObjectError,
+    BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance, InstanceInfoCache,
+    ObjectError,
 };
 use crate::model::state::TaskState;
 pub use conductor::ConductorError;
@@ -131,6 +135,22 @@ pub trait Records: Send + Sync {
         &self,
         context: &RequestContext,
         disk: &mut BlockDeviceMapping,
+    ) -> Result<(), RecordsError>;
+
+    /// Records the right to open a console, for `ttl`, and writes its token into it. Standalone mode
+    /// has no proxy that would ask for one: the token stays unset.
+    async fn authorize_console(
+        &self,
+        context: &RequestContext,
+        token: &mut ConsoleAuthToken,
+        ttl: Duration,
+    ) -> Result<(), RecordsError>;
+
+    /// Takes back the tokens of a deleted instance; none is success.
+    async fn forget_consoles(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
     ) -> Result<(), RecordsError>;
 
     /// Records that an event of an instance's action began. `event` is `compute_<method>`. A repeat

@@ -8,6 +8,7 @@ mod disks;
 mod file;
 mod history;
 mod rows;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +26,8 @@ use super::history::fault_message;
 use super::{Expected, InstanceFault, InstancePart, Records, RecordsError, parts, rules};
 use crate::model::context::RequestContext;
 use crate::model::object::{
-    BlockDeviceMapping, BlockDeviceMappingList, Instance, InstanceInfoCache, ObjectError,
-    VersionedObject,
+    BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance, InstanceInfoCache,
+    ObjectError, VersionedObject,
 };
 use crate::model::time::Timestamp;
 
@@ -318,7 +319,19 @@ impl Records for SqliteRecords {
         Ok(())
     }
 
-    /// A repeat within one request keeps the first start and opens the event again.
+    async fn authorize_console(
+        &self,
+        _: &RequestContext,
+        _: &mut ConsoleAuthToken,
+        _: Duration,
+    ) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    async fn forget_consoles(&self, _: &RequestContext, _: Uuid) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
     async fn event_started(
         &self,
         context: &RequestContext,

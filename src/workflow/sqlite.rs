@@ -213,6 +213,15 @@ impl Journal for SqliteJournal {
         .await
     }
 
+    async fn find(&self, id: &str) -> Result<Option<Head>, JournalError> {
+        let id = id.to_owned();
+        self.with("read", move |_, connection| {
+            let query = format!("SELECT {HEAD} FROM workflow WHERE id = ?1");
+            Ok(connection.query_row(&query, [id], head).optional()?)
+        })
+        .await
+    }
+
     async fn stuck(&self) -> Result<Vec<Head>, JournalError> {
         self.with("read", |_, connection| {
             let mut statement = connection.prepare(&format!(
@@ -294,7 +303,7 @@ impl SqliteJournal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::class::Class;
+    use crate::workflow::StepError;
 
     fn example(id: &str) -> Head {
         Head {
@@ -317,12 +326,7 @@ mod tests {
         let path = directory.path().join("journal.db");
         let journal = SqliteJournal::open(&path).unwrap();
         assert!(journal.add(&example("a"), b"hunter2").await.unwrap());
-        let failure = Failure {
-            message: "no".to_owned(),
-            class: Class::Reschedule,
-            step: "FetchImage".to_owned(),
-            cancelled: false,
-        };
+        let failure = Failure::of(&StepError::NoSerialPort, "FetchImage".to_owned(), 3);
         let mut head = example("a");
         head.phase = Phase::Undoing;
         head.next = 3;

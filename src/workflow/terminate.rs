@@ -82,6 +82,10 @@ impl Workflow for Terminate {
                     saved => saved?,
                 }
                 on.records.event_finished(stage.context, uuid, &self.subject.event, None).await?;
+                on.claims.note(stage.context, instance).await;
+                on.claims.release_allocation(stage.context, instance).await?;
+                on.records.forget_consoles(stage.context, uuid).await?;
+                on.scheduling.gone(stage.context, uuid).await;
                 Ok(on.records.destroy(stage.context, instance).await?)
             }
         }

@@ -12,6 +12,7 @@ use super::board::Running;
 use super::engine::{Controls, Workflow};
 use super::instance::Subject;
 use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
+use super::reschedule::BuildArguments;
 use super::spawn::{Build, Spawn};
 use super::{Backends, Settings, StepError};
 use crate::hypervisor::Hypervisor;
@@ -24,7 +25,7 @@ use crate::model::state::{TaskState, VmState};
 use crate::model::time::Timestamp;
 use crate::network::RequestedNetwork;
 use crate::network::fake::FakeNetwork;
-use crate::node::unclaimed::Unclaimed;
+use crate::node::fake::FakeNode;
 use crate::records::fake::FakeRecords;
 use crate::records::{Records, history::History};
 
@@ -37,6 +38,7 @@ pub struct World {
     pub images: Arc<FakeImages>,
     pub network: Arc<FakeNetwork>,
     pub records: Arc<FakeRecords>,
+    pub node: Arc<FakeNode>,
 }
 
 impl World {
@@ -46,6 +48,7 @@ impl World {
             images: Arc::new(FakeImages::default()),
             network: Arc::new(FakeNetwork::new()),
             records: Arc::new(FakeRecords::new("host1")),
+            node: Arc::new(FakeNode::new("host1")),
         }
     }
 
@@ -64,7 +67,8 @@ impl World {
             images: self.images.clone(),
             network: self.network.clone(),
             records: self.records.clone(),
-            claims: Arc::new(Unclaimed::new("host1", "node1")),
+            claims: self.node.clone(),
+            scheduling: self.node.clone(),
             settings: Arc::new(Settings::example()),
         }
     }
@@ -108,6 +112,8 @@ impl World {
             "directories": self.images.directories(),
             "allocated": self.network.allocated().values().map(Vec::len).sum::<usize>(),
             "plugged": self.network.plugged().len(),
+            "claimed": self.node.claimed().len(),
+            "known": self.node.known().len(),
             "record": record,
         })
     }
@@ -120,6 +126,8 @@ impl World {
             ("directories", json!([])),
             ("allocated", json!(0)),
             ("plugged", json!(0)),
+            ("claimed", json!(0)),
+            ("known", json!(0)),
         ];
         let left = empty.iter().filter(|(key, nothing)| state[key] != *nothing);
         left.map(|(key, _)| format!("{key}: {}", state[key])).collect()
@@ -194,7 +202,9 @@ pub fn spawn() -> Spawn {
         }],
         admin_password: None,
         injected_files: Vec::new(),
-        from_volumes: 0,
+        block_devices: Vec::new(),
+        limits: None,
+        arguments: BuildArguments::default(),
     };
     Spawn::new(subject(TaskState::Scheduling, "_do_build_and_run_instance"), build)
 }
@@ -269,6 +279,11 @@ impl Journal for MemoryJournal {
 
     async fn unsettled(&self) -> Result<Vec<Stored>, JournalError> {
         Ok(self.records.lock().unwrap().iter().filter(|r| !r.head.settled).cloned().collect())
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<Head>, JournalError> {
+        let records = self.records.lock().unwrap();
+        Ok(records.iter().find(|r| r.head.id == id).map(|r| r.head.clone()))
     }
 
     async fn stuck(&self) -> Result<Vec<Head>, JournalError> {

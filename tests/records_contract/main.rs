@@ -9,4 +9,5 @@ mod control_plane;
 mod entering;
 mod saving;
 mod telling;
+mod upkeep;
 mod worlds;

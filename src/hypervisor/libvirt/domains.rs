@@ -1,8 +1,8 @@
 //! [`Hypervisor`] over libvirt. Each operation looks at the domain first and changes only what is
 //! not yet as asked: that makes it safe to repeat, after a lost connection or by a resumed workflow.
 
-use crate::hypervisor::InterfaceStats;
-use crate::hypervisor::spec::FirmwareFiles;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,12 +15,14 @@ use virt_sys as sys;
 
 use super::errors::Fault;
 use super::xml::{self, NOVA_NAMESPACE, OLD_NOVA_NAMESPACE};
-use super::{Libvirt, caps, state, stats};
-use crate::hypervisor::spec::DomainSpec;
+use super::{Libvirt, state, stats};
+use crate::hypervisor::host::{Capabilities, DomainCapabilities, GuestDisk, HostCpu, HostState};
+use crate::hypervisor::spec::{DomainSpec, FirmwareFiles};
 use crate::hypervisor::{
     ConsoleEndpoints, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor, HypervisorError,
-    StartOptions,
+    InterfaceStats, StartOptions,
 };
+use crate::model::state::PowerState;
 
 /// Between two looks at a domain that somebody else starts.
 const STARTING_POLL: Duration = Duration::from_millis(100);
@@ -74,7 +76,7 @@ impl Hypervisor for Libvirt {
             Ok(())
         };
         match restores {
-            true => self.memory_job("restore", within, start).await,
+            true => self.job_with(&self.memory_permits, "restore", within, start).await,
             false => self.job("start", within, start).await,
         }
     }
@@ -128,20 +130,15 @@ impl Hypervisor for Libvirt {
     }
 
     async fn managed_save(&self, uuid: Uuid, within: Duration) -> Result<(), HypervisorError> {
-        let saved = self
-            .memory_job("managed save", within, move |connect| {
-                let domain = ours(connect, uuid)?;
-                if !domain.is_active()? && domain.has_managed_save(0)? {
-                    return Ok(());
-                }
-                domain.managed_save(0)?;
-                Ok(())
-            })
-            .await;
-        if matches!(saved, Err(HypervisorError::TimedOut { .. })) {
-            self.abort_job(uuid).await;
-        }
-        saved
+        self.save(uuid, within).await
+    }
+
+    async fn has_job(&self, uuid: Uuid) -> Result<bool, HypervisorError> {
+        self.is_at_work(uuid).await
+    }
+
+    async fn abort_job(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.abort(uuid).await
     }
 
     async fn drop_managed_save(&self, uuid: Uuid) -> Result<(), HypervisorError> {
@@ -168,6 +165,10 @@ impl Hypervisor for Libvirt {
             Ok(infos.collect::<Result<_, _>>()?)
         })
         .await
+    }
+
+    async fn power_states(&self) -> Result<BTreeMap<Uuid, PowerState>, HypervisorError> {
+        self.call("read power states", |connect| Ok(stats::power_states(connect)?)).await
     }
 
     async fn domain_xml(&self, uuid: Uuid, inactive: bool) -> Result<String, HypervisorError> {
@@ -232,7 +233,36 @@ impl Hypervisor for Libvirt {
     }
 
     async fn host_info(&self) -> Result<HostInfo, HypervisorError> {
-        self.job("read host", self.options.job_timeout, caps::host_info).await
+        self.read_host_info().await
+    }
+
+    async fn capabilities(&self) -> Result<Arc<Capabilities>, HypervisorError> {
+        self.read_capabilities().await
+    }
+
+    async fn host_state(&self) -> Result<HostState, HypervisorError> {
+        self.read_host_state().await
+    }
+
+    async fn domain_capabilities(
+        &self,
+        architecture: &str,
+        machine: Option<&str>,
+        virt_type: &str,
+    ) -> Result<DomainCapabilities, HypervisorError> {
+        self.read_domain_capabilities(architecture, machine, virt_type).await
+    }
+
+    async fn model_features(
+        &self,
+        cpu: &HostCpu,
+        model: &str,
+    ) -> Result<Option<BTreeSet<String>>, HypervisorError> {
+        self.read_model_features(cpu, model).await
+    }
+
+    async fn guest_disks(&self) -> Result<Vec<GuestDisk>, HypervisorError> {
+        self.call("read disks", |connect| Ok(stats::disks_of_all(connect)?)).await
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {
@@ -265,7 +295,7 @@ fn absent_is_none(
     }
 }
 
-fn find(connect: &Connect, uuid: Uuid) -> Result<Option<Domain>, virt::error::Error> {
+pub(super) fn find(connect: &Connect, uuid: Uuid) -> Result<Option<Domain>, virt::error::Error> {
     absent_is_none(Domain::lookup_by_uuid(connect, uuid))
 }
 
@@ -281,7 +311,7 @@ fn found(connect: &Connect, uuid: Uuid) -> Result<Domain, Fault> {
     find(connect, uuid)?.ok_or(Fault::Ours(HypervisorError::NoDomain(uuid)))
 }
 
-fn ours(connect: &Connect, uuid: Uuid) -> Result<Domain, Fault> {
+pub(super) fn ours(connect: &Connect, uuid: Uuid) -> Result<Domain, Fault> {
     let domain = found(connect, uuid)?;
     must_be_ours(&domain)?;
     Ok(domain)

@@ -13,22 +13,25 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{OnceCell, Semaphore, broadcast};
 use tokio::time::timeout;
 use tracing::debug;
 use virt::connect::Connect;
 
+use super::host::Capabilities;
 use super::{DomainEvent, HypervisorError};
 use connection::Connections;
 use errors::{Fault, is_broken};
 
-pub mod caps;
+mod caps;
 mod connection;
 mod domains;
 mod errors;
 mod events;
+mod host;
 mod jobs;
 mod observer;
+mod saves;
 mod state;
 mod stats;
 pub mod xml;
@@ -115,7 +118,9 @@ pub struct Libvirt {
     permits: Arc<Semaphore>,
     job_permits: Arc<Semaphore>,
     memory_permits: Arc<Semaphore>,
+    saves: saves::Saves,
     events: broadcast::Sender<DomainEvent>,
+    capabilities: OnceCell<Arc<Capabilities>>,
 }
 
 impl Libvirt {
@@ -132,7 +137,9 @@ impl Libvirt {
             permits: Arc::new(Semaphore::new(options.concurrent_calls)),
             job_permits: Arc::new(Semaphore::new(JOBS)),
             memory_permits: Arc::new(Semaphore::new(MEMORY_JOBS)),
+            saves: saves::Saves::default(),
             events,
+            capabilities: OnceCell::new(),
             options,
         };
         let after = libvirt.options.call_timeout;

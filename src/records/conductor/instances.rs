@@ -3,6 +3,8 @@
 //! A save sends the fields that have changed and the few that name the record; conductor answers
 //! with all it has, so that what others have changed is taken over.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -12,8 +14,8 @@ use super::error::absent;
 use super::{Conductor, Repeat};
 use crate::model::context::RequestContext;
 use crate::model::object::{
-    BlockDeviceMapping, BlockDeviceMappingList, Instance, InstanceFault as FaultObject,
-    InstanceInfoCache, InstanceList, VersionedObject,
+    BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance,
+    InstanceFault as FaultObject, InstanceInfoCache, InstanceList, VersionedObject,
 };
 use crate::model::state::TaskState;
 use crate::model::time::Timestamp;
@@ -294,6 +296,23 @@ impl Records for ConductorRecords {
         disk: &mut BlockDeviceMapping,
     ) -> Result<(), RecordsError> {
         Ok(self.conductor.destroy_block_device(context, disk).await?)
+    }
+
+    async fn authorize_console(
+        &self,
+        context: &RequestContext,
+        token: &mut ConsoleAuthToken,
+        ttl: Duration,
+    ) -> Result<(), RecordsError> {
+        Ok(self.conductor.authorize_console(context, token, ttl).await?)
+    }
+
+    async fn forget_consoles(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<(), RecordsError> {
+        Ok(self.conductor.forget_consoles(context, uuid).await?)
     }
 
     async fn event_started(
