@@ -7,6 +7,7 @@
 mod disks;
 mod file;
 mod history;
+mod rows;
 mod upkeep;
 
 use std::path::Path;
@@ -14,12 +15,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tracing::warn;
 use uuid::Uuid;
 
 pub use self::file::OpenError;
 use self::file::{check_format, make_private};
+use self::rows::{decode, find, is_taken, known, live, next_id, write};
 use super::history::fault_message;
 use super::{Expected, InstanceFault, InstancePart, Records, RecordsError, parts, rules};
 use crate::model::context::RequestContext;
@@ -411,55 +413,6 @@ impl Records for SqliteRecords {
         })
         .await
     }
-}
-
-fn decode(text: &str) -> Result<Instance, Trouble> {
-    let primitive =
-        serde_json::from_str(text).map_err(|error| unreadable("an instance", &error))?;
-    Ok(Instance::from_primitive(&primitive)?)
-}
-
-/// Says where, not what: it may hold secrets.
-fn unreadable(what: &'static str, error: &serde_json::Error) -> RecordsError {
-    let message = format!("{what} is not JSON at column {}", error.column());
-    RecordsError::Storage { operation: "read", message }
-}
-
-/// The record of `uuid`, deleted or not.
-fn find(db: &Transaction<'_>, uuid: Uuid) -> Result<Option<Instance>, Trouble> {
-    let mut statement = db.prepare_cached("SELECT instance FROM instances WHERE uuid = ?1")?;
-    let text = statement.query_row([uuid.to_string()], |row| row.get::<_, String>(0)).optional()?;
-    text.as_deref().map(decode).transpose()
-}
-
-/// The record of `uuid`, unless it is deleted.
-fn live(db: &Transaction<'_>, uuid: Uuid) -> Result<Option<Instance>, Trouble> {
-    Ok(find(db, uuid)?.filter(|record| !rules::is_deleted(record)))
-}
-
-fn write(db: &Transaction<'_>, uuid: Uuid, record: &Instance) -> Result<(), Trouble> {
-    db.prepare_cached("UPDATE instances SET instance = ?2 WHERE uuid = ?1")?
-        .execute(params![uuid.to_string(), record.to_primitive().to_string()])?;
-    Ok(())
-}
-
-fn known(db: &Transaction<'_>, uuid: Uuid) -> Result<(), Trouble> {
-    let mut statement = db.prepare_cached("SELECT 1 FROM instances WHERE uuid = ?1")?;
-    match statement.exists([uuid.to_string()])? {
-        true => Ok(()),
-        false => Err(RecordsError::NotFound(uuid).into()),
-    }
-}
-
-fn is_taken(db: &Transaction<'_>, id: i64) -> Result<bool, rusqlite::Error> {
-    db.prepare_cached("SELECT 1 FROM instances WHERE id = ?1")?.exists([id])
-}
-
-/// The id after the highest that was ever given, deleted and dropped instances included.
-fn next_id(db: &Transaction<'_>) -> Result<i64, rusqlite::Error> {
-    let mut statement =
-        db.prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'instances'")?;
-    Ok(statement.query_row([], |row| row.get::<_, i64>(0)).optional()?.unwrap_or(0) + 1)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+#[path = "../support/control_plane.rs"]
+mod control_plane;
 mod entering;
 mod saving;
 mod telling;

@@ -14,9 +14,6 @@ use hypernova::records::conductor::{Call, Caller, Conductor, ConductorOptions, C
 use hypernova::records::fake::FakeRecords;
 use hypernova::records::history::History;
 use hypernova::records::sqlite::SqliteRecords;
-use hypernova::rpc::bus::{Bus, BusSettings};
-use hypernova::rpc::options::RabbitOptions;
-use hypernova::rpc::transport_url::TransportUrl;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -148,20 +145,6 @@ async fn ask(
     conductor.call(call, Duration::from_secs(60)).await.unwrap()
 }
 
-/// A bus without topics, to the broker that the environment names.
-pub fn real_bus() -> Option<Bus> {
-    let url = std::env::var("HYPERNOVA_TEST_TRANSPORT_URL").ok()?;
-    let settings = BusSettings {
-        url: TransportUrl::parse(&url).unwrap(),
-        options: RabbitOptions::default(),
-        host: "contract".to_owned(),
-        control_exchange: "nova".to_owned(),
-        topics: Vec::new(),
-        watchdog: None,
-    };
-    Some(Bus::connect(settings).unwrap().0)
-}
-
 pub fn message(uuid: u128, vm_state: VmState, task_state: Option<TaskState>) -> Instance {
     let mut instance = Instance::default();
     instance.uuid.load(Some(Uuid::from_u128(uuid)));
@@ -194,7 +177,7 @@ async fn over_both(claim: impl AsyncFn(&World)) {
 pub async fn over_all(claim: impl AsyncFn(&World)) {
     over_both(&claim).await;
     claim(&World::nova(Arc::new(FakeConductor::new()), "h1", 0)).await;
-    let Some(bus) = real_bus() else { return };
+    let Some(bus) = crate::control_plane::bus() else { return };
     let offset = Uuid::new_v4().as_u128() & !0xffff;
     let host = format!("contract-{offset:x}");
     let world = World::nova(Arc::new(bus.client()), &host, offset);

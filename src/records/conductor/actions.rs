@@ -8,10 +8,29 @@ use super::services::decode;
 use super::{Conductor, ConductorError, Repeat};
 use crate::model::context::RequestContext;
 use crate::model::object::{
-    InstanceAction, InstanceActionEvent, InstanceActionEventList, InstanceFault,
+    InstanceAction, InstanceActionEvent, InstanceActionEventList, InstanceFault, VersionedObject,
 };
 
 impl Conductor {
+    /// Begins an action of the agent's own, as nova-api begins those of users: `stop`.
+    /// An answer that is lost may leave a second one.
+    pub async fn start_action(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+        action: &str,
+    ) -> Result<(), ConductorError> {
+        let (args, kwargs) = (json!([uuid.to_string(), action]), json!({"want_result": false}));
+        let started = self.class_action::<InstanceAction>(
+            context,
+            "action_start",
+            args,
+            kwargs,
+            Repeat::Harmless,
+        );
+        started.await.map(drop)
+    }
+
     /// Adds an event to the action that this request is. Each call that is carried out adds one.
     ///
     /// # Errors
@@ -117,7 +136,7 @@ impl Conductor {
         object: &mut T,
     ) -> Result<(), ConductorError>
     where
-        T: crate::model::object::VersionedObject + Clone,
+        T: VersionedObject + Clone,
     {
         let primitive: Value = object.to_primitive();
         self.object_action(context, object, primitive, "create", json!({}), Repeat::Never).await?;

@@ -9,27 +9,18 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::changes::{self, error_of};
 use super::error::absent;
-use super::{Conductor, ConductorError, Repeat};
+use super::{Conductor, Repeat};
 use crate::model::context::RequestContext;
 use crate::model::object::{
     BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance,
-    InstanceFault as FaultObject, InstanceInfoCache, InstanceList, ObjectError, VersionedObject,
+    InstanceFault as FaultObject, InstanceInfoCache, InstanceList, VersionedObject,
 };
 use crate::model::state::TaskState;
 use crate::model::time::Timestamp;
 use crate::records::history::fault_message;
 use crate::records::{Expected, InstanceFault, InstancePart, Records, RecordsError, parts, rules};
-
-/// Fields that conductor never saves through the instance: nothing of them is sent.
-/// nova: objects/instance.py, `_save_tags` and the like
-const NEVER_SAVED: &[&str] =
-    &["ec2_ids", "fault", "pci_devices", "security_groups", "services", "tags"];
-/// What a save needs besides what has changed: the record's names, and the user's metadata, which
-/// conductor reads anew for an instance that has some.
-const SAVED_WITH: &[&str] = &["id", "uuid", "metadata"];
-/// Stored together, so sent together.
-const FLAVORS: &[&str] = &["flavor", "old_flavor", "new_flavor"];
 
 /// The records of one host with nova-conductor.
 #[derive(Debug, Clone)]
@@ -110,8 +101,8 @@ impl ConductorRecords {
         let parts = InstancePart::FOR_GUEST.iter().copied();
         let parts: Vec<_> = parts.filter(|part| changed.contains(part.field())).collect();
         let record = self.read(context, uuid, &parts).await?.ok_or(RecordsError::NotFound(uuid))?;
-        if is_applied(instance, &record) {
-            take(instance, &record)?;
+        if changes::are_applied(instance, &record) {
+            changes::take(instance, &record)?;
             return Ok(None);
         }
         rules::check(&record, expected)?;
@@ -133,7 +124,7 @@ impl ConductorRecords {
                 json!({"expected_task_state": states})
             }
         };
-        let primitive = changes_only(instance);
+        let primitive = changes::to_save(instance);
         let saved = self.conductor.object_action(
             context,
             instance,
@@ -142,7 +133,7 @@ impl ConductorRecords {
             kwargs,
             Repeat::Never,
         );
-        saved.await.map_err(|error| of_instance(uuid, error))?;
+        saved.await.map_err(|error| error_of(uuid, error))?;
         // Conductor leaves the mark on what it has saved beside the instance's own row.
         instance.reset_changes();
         Ok(())
@@ -207,7 +198,7 @@ impl Records for ConductorRecords {
         expected: Expected,
     ) -> Result<(), RecordsError> {
         let changed = instance.what_changed();
-        if changed.iter().all(|name| NEVER_SAVED.contains(&name.as_str())) {
+        if changed.iter().all(|name| changes::is_never_saved(name)) {
             instance.reset_changes();
             return Ok(());
         }
@@ -232,7 +223,7 @@ impl Records for ConductorRecords {
         instance: &mut Instance,
     ) -> Result<(), RecordsError> {
         let uuid = instance.uuid()?;
-        let primitive = only(instance, &["id", "uuid", "host", "deleted"], false);
+        let primitive = changes::to_name(instance);
         let method = "destroy";
         let destroyed = self.conductor.object_action(
             context,
@@ -251,7 +242,7 @@ impl Records for ConductorRecords {
         }
         // It may have been destroyed before, by a call whose answer was lost.
         match self.read(&with_deleted(context), uuid, &[]).await? {
-            Some(record) if rules::is_deleted(&record) => Ok(take(instance, &record)?),
+            Some(record) if rules::is_deleted(&record) => Ok(changes::take(instance, &record)?),
             Some(_) => Err(error.into()),
             None => Err(RecordsError::NotFound(uuid)),
         }
@@ -278,7 +269,7 @@ impl Records for ConductorRecords {
         cache.instance_uuid.set(uuid);
         cache.network_info.set(Some(network_info));
         let saved = self.conductor.save_object(context, &mut cache).await;
-        saved.map_err(|error| of_instance(uuid, error))?;
+        saved.map_err(|error| error_of(uuid, error))?;
         instance.info_cache.load(Some(Some(cache)));
         Ok(())
     }
@@ -339,14 +330,14 @@ impl Records for ConductorRecords {
             }
             match conductor.start_event(context, uuid, event, &self.host).await {
                 Err(error) if error.is_unanswered() => is_new = false,
-                started => return started.map_err(|error| of_instance(uuid, error)),
+                started => return started.map_err(|error| error_of(uuid, error)),
             }
         }
         if conductor.has_event(context, uuid, event, &self.host).await? {
             return Ok(());
         }
         let started = conductor.start_event(context, uuid, event, &self.host).await;
-        started.map_err(|error| of_instance(uuid, error))
+        started.map_err(|error| error_of(uuid, error))
     }
 
     async fn event_finished(
@@ -357,7 +348,7 @@ impl Records for ConductorRecords {
         failure: Option<(&str, &str)>,
     ) -> Result<(), RecordsError> {
         let finished = self.conductor.finish_event(context, uuid, event, failure).await;
-        finished.map_err(|error| of_instance(uuid, error))
+        finished.map_err(|error| error_of(uuid, error))
     }
 
     async fn record_fault(
@@ -373,7 +364,7 @@ impl Records for ConductorRecords {
         object.details.set(Some(fault.details));
         object.host.set(Some(self.host.clone()));
         let created = self.conductor.create_fault(context, object).await;
-        created.map_err(|error| of_instance(uuid, error))
+        created.map_err(|error| error_of(uuid, error))
     }
 }
 
@@ -399,93 +390,4 @@ fn with_deleted(context: &RequestContext) -> RequestContext {
     let mut context = context.clone();
     context.rest.insert("read_deleted".to_owned(), json!("yes"));
     context
-}
-
-/// The instance with its changed fields and those that go with them.
-fn changes_only(instance: &Instance) -> Value {
-    let changed = instance.what_changed();
-    let mut keep: Vec<&str> = SAVED_WITH.to_vec();
-    if FLAVORS.iter().any(|name| changed.contains(*name)) {
-        keep.extend(FLAVORS);
-    }
-    only(instance, &keep, true)
-}
-
-/// The instance with the named fields of those it has, and with its changed ones if these are
-/// wanted.
-fn only(instance: &Instance, keep: &[&str], changes: bool) -> Value {
-    let saved = |name: &str| !NEVER_SAVED.contains(&name);
-    let changed: Vec<String> = match changes {
-        true => instance.what_changed().into_iter().filter(|name| saved(name)).collect(),
-        false => Vec::new(),
-    };
-    let mut primitive = instance.to_primitive();
-    let Value::Object(fields) = &mut primitive else { return primitive };
-    if let Some(data) = fields.get_mut("nova_object.data").and_then(Value::as_object_mut) {
-        data.retain(|name, _| keep.contains(&name.as_str()) || changed.contains(name));
-    }
-    match changed.is_empty() {
-        true => drop(fields.remove("nova_object.changes")),
-        false => drop(fields.insert("nova_object.changes".to_owned(), json!(changed))),
-    }
-    primitive
-}
-
-/// Whether the record has everything that `instance` was to be saved with, apart from the task
-/// state, which may have moved on since; something else must have been saved to tell by.
-fn is_applied(instance: &Instance, record: &Instance) -> bool {
-    let (ours, theirs) = (instance.to_primitive(), record.to_primitive());
-    let field = |primitive: &Value, name: &str| {
-        let mut value = primitive["nova_object.data"].get(name).cloned();
-        value.iter_mut().for_each(rules::forget_changes);
-        value
-    };
-    let same = |name: &str| field(&ours, name) == field(&theirs, name);
-    let changed = instance.what_changed();
-    let mut saved = changed.iter().filter(|name| !NEVER_SAVED.contains(&name.as_str()));
-    let others = saved.clone().filter(|name| *name != "task_state").count();
-    match others {
-        0 => same("task_state"),
-        _ => saved.all(|name| name == "task_state" || same(name)),
-    }
-}
-
-/// Takes the record's own fields over, and keeps those that weren't read.
-fn take(instance: &mut Instance, record: &Instance) -> Result<(), ObjectError> {
-    let primitive = record.to_primitive();
-    let mut taken = instance.clone();
-    for (name, value) in primitive["nova_object.data"].as_object().into_iter().flatten() {
-        taken.load_field(name, value)?;
-    }
-    taken.reset_changes();
-    *instance = taken;
-    Ok(())
-}
-
-/// An error of a call about one instance, as all kinds of records say it.
-fn of_instance(uuid: Uuid, error: ConductorError) -> RecordsError {
-    let Some(raised) = error.raised() else { return error.into() };
-    let state = |key: &str| match raised.kwargs.get(key).and_then(|states| states.get("task_state"))
-    {
-        Some(Value::Array(states)) => states.iter().map(name_of).collect::<Vec<_>>().join(" or "),
-        Some(state) => name_of(state),
-        None => "unknown".to_owned(),
-    };
-    match raised.class.as_str() {
-        // The last: a row that would belong to an instance that isn't there.
-        "InstanceNotFound"
-        | "InstanceActionNotFound"
-        | "InstanceActionEventNotFound"
-        | "DBReferenceError" => RecordsError::NotFound(uuid),
-        "UnexpectedDeletingTaskStateError" => RecordsError::Deleting(uuid),
-        "UnexpectedTaskStateError" => {
-            let (expected, found) = (state("expected"), state("actual"));
-            RecordsError::UnexpectedTaskState { uuid, expected, found }
-        }
-        _ => error.into(),
-    }
-}
-
-fn name_of(state: &Value) -> String {
-    state.as_str().unwrap_or("none").to_owned()
 }

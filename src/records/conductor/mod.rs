@@ -25,10 +25,13 @@ pub use caller::{Call, CallFailure, Caller, Raised};
 pub use error::ConductorError;
 pub use instances::ConductorRecords;
 pub use levels::VersionCap;
+pub use migrations::MigrationFilter;
+pub use tasks::Reschedule;
 
 mod actions;
 mod block_devices;
 mod caller;
+mod changes;
 mod consoles;
 mod error;
 pub mod fake;

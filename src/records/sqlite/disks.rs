@@ -3,7 +3,8 @@
 use rusqlite::{OptionalExtension, Transaction, params};
 use uuid::Uuid;
 
-use super::{Trouble, live, unreadable};
+use super::Trouble;
+use super::rows::{live, unreadable};
 use crate::model::object::{BlockDeviceMapping, BlockDeviceMappingList, VersionedObject};
 use crate::model::time::Timestamp;
 use crate::records::{RecordsError, rules};
