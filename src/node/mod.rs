@@ -18,6 +18,7 @@ use crate::records::RecordsError;
 mod accounts;
 mod audit;
 mod cleanup;
+mod conductor;
 pub mod cpus;
 mod disk;
 pub mod fake;
