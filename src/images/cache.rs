@@ -146,6 +146,8 @@ impl Cache {
         lock: &Arc<Held>,
         progress: Progress<'_>,
     ) -> Result<CachedImage, ImageError> {
+        // What the source adds is proved and remembered like what was asked for.
+        let image = &self.source.complete(context, image).await?;
         let origin = Origin { source: &*self.source, context, patience: self.patience };
         fetch(origin, image, part, lock, progress).await?;
         let found = self.inspect_as(&image.id, part, image.disk_format.as_deref()).await?;
