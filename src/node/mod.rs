@@ -30,6 +30,7 @@ pub mod record;
 pub mod records;
 pub mod scheduling;
 mod statistics;
+pub mod told;
 pub mod tracker;
 pub mod unclaimed;
 mod uptime;
