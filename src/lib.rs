@@ -27,6 +27,8 @@ pub mod model;
 pub mod network;
 /// This compute node to the control plane: what it has, and what is set aside.
 pub mod node;
+/// What happens to instances, told to whoever listens.
+pub mod notify;
 /// The HTTP APIs of the control plane.
 pub mod openstack;
 /// Work that nobody asks for, at intervals.

@@ -567,10 +567,9 @@ impl Hypervisor for FakeHypervisor {
     async fn console_endpoints(&self, uuid: Uuid) -> Result<ConsoleEndpoints, HypervisorError> {
         self.call("console_endpoints", |world| {
             let domain = world.found(uuid)?;
-            let Some(id) = domain.id else { return Ok(ConsoleEndpoints::default()) };
-            let offset = u16::try_from(id % 1000).unwrap_or_default();
+            let port = domain.id.map(|id| FIRST_VNC_PORT + u16::try_from(id % 1000).unwrap_or(0));
             let vnc = domain.spec.graphics.iter().find_map(|graphics| match graphics {
-                GraphicsSpec::Vnc { listen } => Some((listen.clone(), FIRST_VNC_PORT + offset)),
+                GraphicsSpec::Vnc { listen } => port.map(|port| (listen.clone(), port)),
                 GraphicsSpec::Spice { .. } => None,
             });
             let serial = domain.spec.serials.iter().filter_map(|serial| match serial {

@@ -185,6 +185,7 @@ pub trait Hypervisor: Send + Sync {
     /// definition must name them again, or the guest loses its boot variables.
     async fn firmware(&self, uuid: Uuid) -> Result<Option<FirmwareFiles>, HypervisorError>;
 
+    /// Where the domain's consoles listen; for one that is off, where its serial ports will.
     async fn console_endpoints(&self, uuid: Uuid) -> Result<ConsoleEndpoints, HypervisorError>;
 
     /// Counters of one domain.

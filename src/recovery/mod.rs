@@ -24,7 +24,7 @@ use crate::model::state::{PowerState, TaskState, VmState};
 use crate::node::ClaimError;
 use crate::records::{Expected, InstancePart, RecordsError};
 use crate::telemetry::Chain;
-use crate::workflow::domain::plug_vifs;
+use crate::workflow::interfaces::{plug_vifs, vifs};
 use crate::workflow::power_off::PowerOff;
 use crate::workflow::power_on::PowerOn;
 use crate::workflow::reboot::{Kind, Reboot};
@@ -64,7 +64,12 @@ impl RecoveryError {
 
 /// What the table and the re-plugging of interfaces look at.
 /// nova: compute/manager.py, init_host
-const RECOVERY_PARTS: &[InstancePart] = &[InstancePart::InfoCache, InstancePart::Metadata];
+const RECOVERY_PARTS: &[InstancePart] = &[
+    InstancePart::InfoCache,
+    InstancePart::Metadata,
+    InstancePart::SystemMetadata,
+    InstancePart::Flavor,
+];
 
 /// Recovers every instance of this host that has no request, and returns them all as they were found.
 /// Records or a hypervisor that are away are waited for.
@@ -260,7 +265,11 @@ async fn go_on(
         }
     }
     // A guest that runs keeps its interfaces; one that is started again plugs them anew.
-    if let Err(error) = plug_vifs(&instance, on).await {
+    let plugged = match vifs(&instance) {
+        Ok(vifs) => plug_vifs(&instance, &vifs, on).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = plugged {
         error!(error = %Chain(&error), "an interface can't be plugged: the port's binding may need a look");
     }
     match then {

@@ -15,8 +15,8 @@ use crate::hypervisor::DomainInfo;
 use crate::model::context::RequestContext;
 use crate::model::object::{Instance, VersionedObject};
 use crate::records::history::{History, RecordedEvent, RecordedFault};
-use crate::workflow::domain::known_vifs;
 use crate::workflow::exception::{hypervisor_fault, object_fault, records_fault};
+use crate::workflow::interfaces::known_vifs;
 
 /// The namespace and version of these methods.
 pub const NAMESPACE: &str = "hypernova";
@@ -210,9 +210,10 @@ fn shown_domain(domain: &DomainInfo) -> Value {
 
 fn interface(vif: &crate::network::Vif) -> Value {
     json!({
-        "port": vif.port_id,
-        "mac": vif.mac_address,
-        "device": vif.device,
-        "source": vif.source,
+        "port": vif.id,
+        "mac": vif.address,
+        "device": vif.device_name(),
+        "type": vif.vif_type,
+        "network": vif.network.as_ref().and_then(|network| network.label.clone()),
     })
 }

@@ -31,7 +31,8 @@ pub async fn xml(
     let uuid = record.head.instance_uuid;
     let directory = instances_path.join(uuid.to_string());
     let spawn = &record.workflow;
-    let vifs = network.allocate(&record.context, uuid, spawn.networks()).await;
+    let instance = &spawn.subject.instance;
+    let vifs = network.allocate(&record.context, instance, spawn.wanted()).await;
     let vifs = vifs.map_err(|error| step_fault(&error.into()))?;
     let spec = spawn.preview(settings, &directory, &vifs).map_err(|error| step_fault(&error))?;
     Ok(domain_xml(&spec))

@@ -6,9 +6,7 @@
 
 use super::failure::Fault;
 use crate::dispatch::Outcome;
-use crate::dispatch::admission::Refusal;
 use crate::dispatch::query::QueryError;
-use crate::model::state::{TaskState, VmState};
 use crate::telemetry::Chain;
 use crate::workflow::exception::{hypervisor_fault, instance_not_found, records_fault, step_fault};
 use crate::workflow::journal::JournalError;
@@ -20,10 +18,13 @@ use crate::workflow::journal::JournalError;
 pub fn outcome_reply(outcome: &Outcome) -> Result<(), Fault> {
     match outcome {
         Outcome::Done | Outcome::AlreadyDone => Ok(()),
-        Outcome::Refused(refusal) => Err(refusal_fault(refusal)),
+        Outcome::Refused(refusal) => Err(refusal.fault()),
         Outcome::Unrecorded(error) => Err(records_fault(error)),
         Outcome::Failed(error) => Err(step_fault(error)),
-        Outcome::FailedBefore(message) => Err(Fault::nova("NovaException", message.as_str())),
+        Outcome::FailedBefore(failure) => {
+            let unnamed = || Fault::nova("NovaException", failure.message.as_str());
+            Err(failure.fault.clone().unwrap_or_else(unnamed))
+        }
         Outcome::Unreadable => {
             let message = "the request was taken up before, and nothing of it can be read any more";
             Err(Fault::nova("NovaException", message))
@@ -35,18 +36,15 @@ pub fn outcome_reply(outcome: &Outcome) -> Result<(), Fault> {
     }
 }
 
-pub fn refusal_fault(refusal: &Refusal) -> Fault {
-    let state = refusal.vm_state.map_or("unknown", VmState::as_str);
-    Fault::nova("InstanceInvalidState", refusal.to_string())
-        .with("attr", if refusal.task_state.is_some() { "task_state" } else { "vm_state" })
-        .with("state", refusal.task_state.map_or(state, TaskState::as_str))
-        .with("method", format!("{:?}", refusal.request).to_lowercase())
-}
-
 pub fn query_fault(error: &QueryError) -> Fault {
     let message = Chain(error).to_string();
     match error {
         QueryError::NoDomain(uuid) => instance_not_found(*uuid),
+        QueryError::NotReady(uuid) => {
+            Fault::nova("InstanceNotReady", format!("Instance {uuid} is not ready"))
+                .with("instance_id", uuid.to_string())
+                .with("code", 400)
+        }
         QueryError::NotRunning { power_state, .. } => Fault::nova("InstanceInvalidState", message)
             .with("attr", "power_state")
             .with("state", *power_state),

@@ -5,11 +5,12 @@
 //! What has no class of its own in nova.exception is a plain `NovaException`.
 
 use super::StepError;
+use super::network_fault::network_fault;
 use crate::hypervisor::HypervisorError;
 use crate::images::ImageError;
 use crate::model::fault::Fault;
 use crate::model::object::ObjectError;
-use crate::network::NetworkError;
+
 use crate::node::ClaimError;
 use crate::records::{ConductorError, RecordsError};
 use crate::telemetry::Chain;
@@ -132,6 +133,20 @@ fn image_fault(error: &ImageError) -> Fault {
             Fault::nova("ImageNotFound", format!("Image {image} could not be found."))
                 .with("image_id", image.as_str())
         }
+        ImageError::NotAuthorized { image, .. } => {
+            Fault::nova("ImageNotAuthorized", message).with("image_id", image.as_str())
+        }
+        ImageError::QuotaExceeded(image) => {
+            Fault::nova("ImageQuotaExceeded", message).with("image_id", image.as_str())
+        }
+        ImageError::Rejected { image, message: response } => {
+            Fault::nova("ImageBadRequest", message)
+                .with("image_id", image.as_str())
+                .with("response", response.as_str())
+        }
+        ImageError::InUse { message: reason, .. } => {
+            Fault::nova("ImageDeleteConflict", message.clone()).with("reason", reason.as_str())
+        }
         ImageError::Unacceptable { image, reason } => unacceptable(image, reason),
         ImageError::TooLarge { needed, allowed, .. } => {
             let message = format!(
@@ -150,18 +165,6 @@ fn image_fault(error: &ImageError) -> Fault {
         | ImageError::Io { .. }
         | ImageError::Command { .. }
         | ImageError::TimedOut { .. } => Fault::nova("NovaException", message),
-    }
-}
-
-fn network_fault(error: &NetworkError) -> Fault {
-    let message = Chain(error).to_string();
-    match error {
-        NetworkError::NotFound(network) => {
-            Fault::nova("NetworkNotFound", format!("Network {network} could not be found."))
-                .with("network_id", network.as_str())
-        }
-        NetworkError::Unacceptable { .. } => invalid_input(&message),
-        NetworkError::Host { .. } => Fault::nova("VirtualInterfacePlugException", message),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::model::object::{NameError, NameTemplate, ObjectError};
 use crate::network::{Network, NetworkError};
 use crate::node::scheduling::{Scheduling, SchedulingError};
 use crate::node::{ClaimError, Claims};
+use crate::notify::Notifier;
 use crate::records::{Records, RecordsError};
 use serial_ports::SerialPorts;
 
@@ -29,7 +30,9 @@ pub mod domain;
 pub mod engine;
 pub mod exception;
 pub mod instance;
+pub mod interfaces;
 pub mod journal;
+mod network_fault;
 pub mod pause;
 pub mod power_off;
 pub mod power_on;
@@ -59,6 +62,7 @@ pub struct Backends {
     pub records: Arc<dyn Records>,
     pub claims: Arc<dyn Claims>,
     pub scheduling: Arc<dyn Scheduling>,
+    pub notifier: Arc<dyn Notifier>,
     pub settings: Arc<Settings>,
 }
 
