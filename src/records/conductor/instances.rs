@@ -73,6 +73,17 @@ impl ConductorRecords {
         Ok(clean(found))
     }
 
+    /// The instance, wherever it is and also when it is deleted, with these parts; `None` when
+    /// nobody knows of it.
+    pub async fn instance_or_deleted(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+        parts: &[InstancePart],
+    ) -> Result<Option<Instance>, RecordsError> {
+        self.read(&with_deleted(context), uuid, parts).await
+    }
+
     async fn read(
         &self,
         context: &RequestContext,
@@ -386,7 +397,7 @@ fn clean(list: InstanceList) -> Vec<Instance> {
 }
 
 /// The same request, for which deleted records are there, too.
-fn with_deleted(context: &RequestContext) -> RequestContext {
+pub(super) fn with_deleted(context: &RequestContext) -> RequestContext {
     let mut context = context.clone();
     context.rest.insert("read_deleted".to_owned(), json!("yes"));
     context

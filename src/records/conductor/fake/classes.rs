@@ -52,6 +52,14 @@ impl Database {
                 let of_it = by("instance_uuid", first);
                 Ok(self.rows_as::<BlockDeviceMappingList, BlockDeviceMapping>(of_it))
             }
+            ("BlockDeviceMappingList", "get_by_instance_uuids") => {
+                let uuids = first.as_array().cloned().unwrap_or_default();
+                let of_them = move |row: &Row| {
+                    let instance = row.get("instance_uuid");
+                    !is_deleted(row) && instance.is_some_and(|uuid| uuids.contains(uuid))
+                };
+                Ok(self.rows_as::<BlockDeviceMappingList, BlockDeviceMapping>(of_them))
+            }
             ("VirtualInterfaceList", "get_by_instance_uuid") => {
                 let of_it = by("instance_uuid", first);
                 Ok(self.rows_as::<VirtualInterfaceList, VirtualInterface>(of_it))
@@ -95,7 +103,10 @@ impl Database {
                 Ok(json!(self.minimum_version(first.as_str().unwrap_or_default())))
             }
             ("ComputeNode", "get_by_uuid") => {
-                self.one::<ComputeNode>(by("uuid", first), "ComputeHostNotFound")
+                let same = move |row: &Row| {
+                    row.get("uuid") == Some(&first) && (sees_deleted || !is_deleted(row))
+                };
+                self.one::<ComputeNode>(same, "ComputeHostNotFound")
             }
             ("ComputeNode", "get_by_nodename") => {
                 self.one::<ComputeNode>(by("hypervisor_hostname", first), "ComputeHostNotFound")
