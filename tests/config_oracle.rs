@@ -49,7 +49,7 @@ fn declaration(spec: &OptionSpec) -> Value {
     option["section"] = spec.section.into();
     option["name"] = spec.name.into();
     option["multiple"] = spec.opt.multiple.into();
-    option["formerly"] = json!(spec.opt.formerly);
+    option["formerly"] = json!(spec.names_in(spec.section)[1..]);
     option["default"] = match spec.opt.default {
         Default::Text(text) => text.into(),
         _ if spec.opt.multiple => json!([]),

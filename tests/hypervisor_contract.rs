@@ -47,6 +47,7 @@ async fn keeps_the_contract(subject: &Subject) {
         what_is_absent_is_said_to_be,
         a_domain_can_start_paused,
         a_saved_domain_is_restored_by_the_next_start_unless_it_must_boot,
+        what_became_of_a_late_save_is_known_once_its_job_is_over,
         the_power_button_is_pressed_and_a_guest_that_listens_goes_off,
         what_the_state_forbids_is_refused,
         lists_and_counters_name_every_domain,
@@ -295,6 +296,38 @@ async fn a_saved_domain_is_restored_by_the_next_start_unless_it_must_boot(subjec
     hypervisor.managed_save(uuid, within).await.unwrap();
     hypervisor.undefine(uuid).await.unwrap();
     assert_eq!(hypervisor.domain(uuid).await.unwrap(), None, "with its saved memory");
+}
+
+async fn what_became_of_a_late_save_is_known_once_its_job_is_over(subject: &Subject) {
+    let hypervisor = &subject.hypervisor;
+    assert!(!hypervisor.has_job(Uuid::new_v4()).await.unwrap());
+    hypervisor.abort_job(Uuid::new_v4()).await.unwrap();
+    let (spec, _cleanup) = defined(subject).await;
+    let uuid = spec.uuid;
+    assert!(!hypervisor.has_job(uuid).await.unwrap());
+    let mut late = 0;
+    for milliseconds in [0, 1, 5, 10, 20, 40, 80, 160, 320, 640] {
+        hypervisor.start(uuid, PLAIN).await.unwrap();
+        hypervisor.abort_job(uuid).await.unwrap();
+        let within = Duration::from_millis(milliseconds);
+        match hypervisor.managed_save(uuid, within).await {
+            Ok(()) => {}
+            Err(HypervisorError::TimedOut { .. }) => late += 1,
+            Err(error) => panic!("{error:?}"),
+        }
+        let over = async {
+            while hypervisor.has_job(uuid).await.unwrap() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), over).await.expect("the job ends");
+        let then = hypervisor.domain(uuid).await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let later = hypervisor.domain(uuid).await.unwrap().unwrap();
+        assert_eq!(then, later, "after {within:?}");
+        assert!(then.managed_save || then.power_state == PowerState::Running, "{then:?}");
+    }
+    eprintln!("{}: {late} saves took too long", subject.name);
 }
 
 async fn the_power_button_is_pressed_and_a_guest_that_listens_goes_off(subject: &Subject) {

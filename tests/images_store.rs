@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod images_ageing;
 #[path = "images_support/mod.rs"]
 mod support;
 
@@ -478,6 +479,23 @@ async fn what_a_crash_left_is_resumed_when_a_checksum_proves_it_and_dropped_when
         assert_eq!(leftovers(&base), [name]);
         assert_eq!(server.sent() <= 1 << 20, resumes, "sent {}", server.sent());
     }
+}
+
+#[tokio::test]
+async fn a_fetch_that_is_dropped_leaves_nothing_and_holds_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = pattern(1 << 20);
+    let stalls = Behaviour { stall_after: Some(1000), ..Behaviour::default() };
+    let silent_server = Server::start(content.clone(), stalls);
+    let images = host_images(&dir);
+    let request = image_at(&silent_server.url("/a"), "raw");
+    let fetch = images.cache(&request, silent());
+    tokio::time::timeout(Duration::from_millis(300), fetch).await.expect_err("it stalls");
+    assert!(leftovers(&dir.path().join("instances/_base")).is_empty());
+    let server = Server::start(content.clone(), Behaviour::default());
+    let again = ImageRequest { url: Some(server.url("/a")), ..request };
+    let cached = images.cache(&again, silent()).await.unwrap();
+    assert!(std::fs::read(&cached.path).unwrap() == content);
 }
 
 #[tokio::test]

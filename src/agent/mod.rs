@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! start: journal ─▶ hypervisor ─▶ records ─▶ take up workflows ─▶ socket, bus ─▶ ready
-//! stop:  no more requests ─▶ workflows finish or park ─▶ answers go out ─▶ connections close
+//!                                                  └─▶ recovery ─▶ periodic tasks
+//! stop:  no more requests ─▶ periodic tasks end ─▶ workflows finish or park ─▶ answers go out
+//!        ─▶ connections close
 //! ```
 
 use std::path::PathBuf;
@@ -16,14 +18,15 @@ use tracing::{error, info, warn};
 use crate::config::hypernova::ControlPlane;
 use crate::config::{Config, ConfigError};
 use crate::dispatch::Dispatcher;
+use crate::dispatch::own::OwnRequests;
 use crate::health::{Component, Health, HealthError, HealthServer, Metrics, State};
 use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::images::ImageError;
 use crate::model::object::NameError;
 use crate::network::NetworkError;
-use crate::network::standalone::StandaloneNetwork;
-use crate::node::unclaimed::Unclaimed;
-use crate::records::sqlite::{OpenError, SqliteRecords};
+use crate::records::history::History;
+use crate::records::sqlite::OpenError;
+use crate::records::upkeep::Upkeep;
 use crate::rpc::amqp::Consuming;
 use crate::rpc::bus::{Bus, BusError};
 use crate::rpc::counters::Counts;
@@ -38,11 +41,11 @@ use crate::workflow::Backends;
 use crate::workflow::journal::JournalError;
 use crate::workflow::sqlite::SqliteJournal;
 use connect::await_hypervisor;
-use options::{images, settings};
 
 mod connect;
 mod options;
 mod periodics;
+mod standalone;
 
 pub use options::{bus_settings, libvirt_options, preview_settings};
 
@@ -99,6 +102,15 @@ pub enum AgentError {
     Signals(#[source] std::io::Error),
 }
 
+/// What the rest of the agent gets from its mode.
+struct Plane {
+    backends: Backends,
+    /// What periodic tasks and recovery ask of the records.
+    upkeep: Arc<dyn Upkeep>,
+    /// What happened to each instance, for the commands.
+    history: Option<Arc<dyn History>>,
+}
+
 /// Runs the agent until it is told to stop. `reload` reads the configuration again, for SIGHUP.
 ///
 /// # Errors
@@ -132,34 +144,27 @@ pub async fn serve(
     info!(version = env!("CARGO_PKG_VERSION"), host = config.default_.host, "starting");
     make_directories(&config)?;
     let journal = Arc::new(SqliteJournal::open(&config.hypernova.journal)?);
-    let records = SqliteRecords::open(&config.hypernova.records, &config.default_.host)?;
     let metrics = Arc::new(Metrics::new());
     let Some(connected) = await_hypervisor(&config, &metrics, &manager, &stop).await? else {
         return Ok(());
     };
     let hypervisor = connected.hypervisor.clone();
-    let backends = Backends {
-        hypervisor: hypervisor.clone(),
-        images: images(&config)?,
-        network: Arc::new(StandaloneNetwork::new(config.hypernova.default_network.as_str())?),
-        records: Arc::new(records.clone()),
-        claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),
-        settings: Arc::new(settings(&config, &connected.host, connected.guest_host.clone())?),
-    };
+    let plane = standalone::plane(&config, &connected)?;
     let builds = match config.default_.max_concurrent_builds {
         0 => UNLIMITED_BUILDS,
         builds => builds as usize,
     };
-    let dispatcher = Dispatcher::new(backends, journal.clone(), metrics.clone(), builds);
+    let dispatcher = Dispatcher::new(plane.backends, journal.clone(), metrics.clone(), builds);
     let socket = LocalServer::listen(&config.hypernova.socket).await?;
     dispatcher.prune().await?;
     let resumed = dispatcher.resume().await?;
+    let own = OwnRequests::new(dispatcher.clone(), plane.upkeep);
+    let periodics = Arc::new(periodics::start(&config, metrics.clone(), &own));
+    let keeping = periodics::keep_instances(config.clone(), periodics.clone(), own);
+    tokio::spawn(stop.clone().run_until_cancelled_owned(keeping));
 
-    let operator = Operator::new(
-        dispatcher.clone(),
-        Some(Arc::new(records)),
-        config.default_.instances_path.clone(),
-    );
+    let operator =
+        Operator::new(dispatcher.clone(), plane.history, config.default_.instances_path.clone());
     let server = Arc::new(Server::new(
         dispatcher.clone(),
         operator,
@@ -186,15 +191,13 @@ pub async fn serve(
         tokio::spawn(listener.run(stop_now.clone()));
     }
     let watched = bus.as_ref().map(|bus| (bus.watch(), bus.counts()));
-    let watching = look_after(health, metrics.clone(), hypervisor, journal, watched);
-    let looking = tokio::spawn(watching);
+    let looking = tokio::spawn(look_after(health, metrics, hypervisor, journal, watched));
     let keeper = manager.clone();
     let until = stop_now.clone();
     tokio::spawn(async move {
         // The runtime itself answers here: a stuck one gives no sign of life.
         keeper.keep_alive(|| async { tokio::spawn(async {}).await.is_ok() }, until).await;
     });
-    let periodics = periodics::start(&config, metrics.clone(), &dispatcher);
     if let Some(bus) = &bus {
         let consuming = tokio::time::timeout(Duration::from_secs(10), bus.consuming());
         if consuming.await.is_err() {

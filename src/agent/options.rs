@@ -104,6 +104,9 @@ pub(super) fn settings(
             vnc_enabled: config.vnc.enabled,
             vnc_proxyclient_address: config.vnc.server_proxyclient_address.clone(),
             serial_enabled: config.serial_console.enabled,
+            novncproxy_base_url: config.vnc.novncproxy_base_url.clone(),
+            serial_base_url: config.serial_console.base_url.clone(),
+            token_ttl: config.consoleauth.token_ttl,
         },
     })
 }

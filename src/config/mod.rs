@@ -18,13 +18,20 @@ pub mod oslo;
 pub mod value;
 
 pub mod api;
+pub mod cinder;
 pub mod compute;
+pub mod consoleauth;
 pub mod default;
+pub mod glance;
 pub mod hypernova;
 pub mod image_cache;
+pub mod keystoneauth;
 pub mod libvirt;
+pub mod neutron;
 pub mod oslo_messaging_rabbit;
+pub mod placement;
 pub mod serial_console;
+pub mod service_user;
 pub mod spice;
 pub mod vnc;
 pub mod workarounds;
@@ -56,8 +63,8 @@ macro_rules! config {
             options: $module::$struct::OPTIONS,
         },)+];
 
-        fn read(resolver: &Resolver<'_>, ignored: Vec<IgnoredOption>) -> Result<Config, ConfigError> {
-            Ok(Config { $($field: $module::$struct::read(resolver)?,)+ ignored })
+        fn read(resolver: &Resolver<'_>) -> Result<Config, ConfigError> {
+            Ok(Config { $($field: $module::$struct::read(resolver)?,)+ ignored: Vec::new() })
         }
     };
 }
@@ -66,11 +73,17 @@ config! {
     default_: default::DefaultSection,
     hypernova: hypernova::Hypernova,
     api: api::Api,
+    cinder: cinder::Cinder,
     compute: compute::Compute,
+    consoleauth: consoleauth::Consoleauth,
+    glance: glance::Glance,
     image_cache: image_cache::ImageCache,
     libvirt: libvirt::Libvirt,
+    neutron: neutron::Neutron,
     oslo_messaging_rabbit: oslo_messaging_rabbit::OsloMessagingRabbit,
+    placement: placement::Placement,
     serial_console: serial_console::SerialConsole,
+    service_user: service_user::ServiceUser,
     spice: spice::Spice,
     vnc: vnc::Vnc,
     workarounds: workarounds::Workarounds,
@@ -108,13 +121,7 @@ pub enum ConfigError {
     Syntax { path: PathBuf, line: usize, problem: &'static str },
     /// `place` is `file:line`, or `default`; a secret `value` is `***`.
     #[error("{place}: [{section}] {option} = {value}: {problem}")]
-    Value {
-        place: String,
-        section: &'static str,
-        option: &'static str,
-        value: String,
-        problem: String,
-    },
+    Value { place: String, section: String, option: &'static str, value: String, problem: String },
 }
 
 impl ConfigError {
@@ -139,9 +146,19 @@ impl Config {
     pub fn from_files(files: &Files) -> Result<Self, ConfigError> {
         let specs: Vec<OptionSpec> = specs().copied().collect();
         let resolver = Resolver::new(files, &specs);
-        let config = read(&resolver, ignored(files, &specs))?;
+        let mut config = read(&resolver)?;
         config.check(&resolver)?;
+        let mut ignored = ignored(files, &specs);
+        ignored.retain(|option| !config.reads_elsewhere(&option.section, &option.name));
+        config.ignored = ignored;
         Ok(config)
+    }
+
+    /// Whether `[section] name` was read because an `auth_section` names the section.
+    fn reads_elsewhere(&self, section: &str, name: &str) -> bool {
+        let auths =
+            [&self.cinder.auth, &self.neutron.auth, &self.placement.auth, &self.service_user.auth];
+        auths.into_iter().any(|auth| auth.reads(section, name))
     }
 
     /// What no single option can say.
@@ -156,12 +173,7 @@ pub fn specs() -> impl Iterator<Item = &'static OptionSpec> {
 }
 
 fn ignored(files: &Files, specs: &[OptionSpec]) -> Vec<IgnoredOption> {
-    let known = |section: &str, name: &str| {
-        specs.iter().find(|spec| {
-            (spec.section, spec.name) == (section, name)
-                || spec.opt.formerly.contains(&(section, name))
-        })
-    };
+    let known = |section: &str, name: &str| specs.iter().find(|spec| spec.is_named(section, name));
     files
         .assignments()
         .filter(|(_, a)| known(&a.section, &a.name).is_none())
@@ -203,11 +215,7 @@ mod tests {
 
     #[test]
     fn names_of_options_are_theirs_alone() {
-        let mut names: Vec<_> = specs()
-            .flat_map(|s| {
-                std::iter::once((s.section, s.name)).chain(s.opt.formerly.iter().copied())
-            })
-            .collect();
+        let mut names: Vec<_> = specs().flat_map(|s| s.names_in(s.section)).collect();
         names.sort_unstable();
         let all = names.len();
         names.dedup();
@@ -218,7 +226,7 @@ mod tests {
     fn what_nobody_reads_is_listed_with_what_was_meant() {
         let config = load(
             "[DEFAULT]\nfrobnicate = 1\nforce-raw-images = no\nvnc_enabled = no\n\
-             [default]\ndebug = 1\n[placement]\npassword = hunter2",
+             [default]\ndebug = 1\n[barbican]\npassword = hunter2",
         )
         .unwrap();
         assert!(!config.vnc.enabled && config.default_.force_raw_images);
@@ -233,7 +241,7 @@ mod tests {
                 ("DEFAULT", "frobnicate", 2, None),
                 ("DEFAULT", "force-raw-images", 3, Some("[DEFAULT] force_raw_images")),
                 ("default", "debug", 6, Some("[DEFAULT] debug")),
-                ("placement", "password", 8, None),
+                ("barbican", "password", 8, None),
             ]
         );
         assert!(!format!("{config:?}").contains("hunter2"));

@@ -35,6 +35,8 @@ pub struct Opt {
     pub secret: bool,
     /// What a number counts, for the sample file.
     pub unit: &'static str,
+    /// Other names in the same section: oslo.config's deprecated names without a group.
+    pub also: &'static [&'static str],
     /// Deprecated (section, name) pairs, in oslo.config's order.
     pub formerly: &'static [(&'static str, &'static str)],
 }
@@ -42,7 +44,7 @@ pub struct Opt {
 impl Opt {
     const fn of(kind: Kind) -> Self {
         let default = Default::Unset;
-        Self { kind, default, multiple: false, secret: false, unit: "", formerly: &[] }
+        Self { kind, default, multiple: false, secret: false, unit: "", also: &[], formerly: &[] }
     }
 
     pub const fn text() -> Self {
@@ -61,6 +63,11 @@ impl Opt {
     pub const fn seconds(min: i64) -> Self {
         // A century: what is longer overflows clocks.
         Self::of(Kind::Integer { min, max: 3_200_000_000 }).unit("seconds")
+    }
+
+    /// How often a periodic task runs, in seconds: 0 is once a minute, a negative number is never.
+    pub const fn spacing() -> Self {
+        Self::of(Kind::Integer { min: -3_200_000_000, max: 3_200_000_000 }).unit("seconds")
     }
 
     pub const fn float(min: f64, max: f64) -> Self {
@@ -104,6 +111,11 @@ impl Opt {
         self
     }
 
+    pub const fn also(mut self, names: &'static [&'static str]) -> Self {
+        self.also = names;
+        self
+    }
+
     pub const fn formerly(mut self, names: &'static [(&'static str, &'static str)]) -> Self {
         self.formerly = names;
         self
@@ -118,6 +130,39 @@ pub struct OptionSpec {
     pub opt: Opt,
     /// Its documentation, line by line.
     pub doc: &'static [&'static str],
+}
+
+impl OptionSpec {
+    /// Every place where it may stand, the present one first, when it is read from `section`: its
+    /// own, or the one that an `auth_section` names.
+    pub fn names_in<'a>(&self, section: &'a str) -> Vec<(&'a str, &'static str)> {
+        std::iter::once((section, self.name))
+            .chain(self.opt.also.iter().map(|name| (section, *name)))
+            .chain(self.opt.formerly.iter().copied())
+            .collect()
+    }
+
+    /// Whether `[section] name` is this option when it is read from `section`, now or formerly.
+    pub fn is_named(&self, section: &str, name: &str) -> bool {
+        self.names_in(self.section).contains(&(section, name))
+    }
+}
+
+/// The options of a section and of its groups in one table.
+pub const fn joined<const N: usize>(parts: &[&[OptionSpec]]) -> [OptionSpec; N] {
+    let nothing = OptionSpec { section: "", name: "", opt: Opt::text(), doc: &[] };
+    let mut all = [nothing; N];
+    let (mut part, mut filled) = (0, 0);
+    while part < parts.len() {
+        let mut option = 0;
+        while option < parts[part].len() {
+            all[filled] = parts[part][option];
+            filled += 1;
+            option += 1;
+        }
+        part += 1;
+    }
+    all
 }
 
 /// A field's type, made of an option's value. `None`: the option is unset.
@@ -195,6 +240,13 @@ impl FromValue for Vec<String> {
     }
 }
 
+impl FromValue for Vec<u16> {
+    fn from_value(value: Option<Value>) -> Result<Self, String> {
+        let number = |item: &String| item.parse().map_err(|_| "must be whole numbers".to_owned());
+        Vec::<String>::from_value(value)?.iter().map(number).collect()
+    }
+}
+
 impl FromValue for Vec<PathBuf> {
     fn from_value(value: Option<Value>) -> Result<Self, String> {
         Ok(Vec::<String>::from_value(value)?.into_iter().map(PathBuf::from).collect())
@@ -229,7 +281,8 @@ impl<T: FromValue> FromValue for Option<T> {
 
 /// Declares a section: a struct with a field for each option, named as in the file.
 ///
-/// A field's doc comment is also the sample file's text.
+/// A field's doc comment is also the sample file's text. A `group` is a field with options that
+/// several sections have; see [`group!`](crate::config::opt::group).
 macro_rules! section {
     (
         $(#[doc = $section_doc:literal])+
@@ -238,11 +291,13 @@ macro_rules! section {
             $(#[doc = $doc:literal])+
             $field:ident: $type:ty = $opt:expr;
         )+
+        $(group $group:ident: $group_type:ty = $options:expr;)*
     ) => {
         $(#[doc = $section_doc])+
         #[derive(Debug, Clone, PartialEq)]
         pub struct $struct {
             $($(#[doc = $doc])+ pub $field: $type,)+
+            $(pub $group: $group_type,)*
         }
 
         impl $struct {
@@ -251,7 +306,12 @@ macro_rules! section {
             /// What the section is for, line by line.
             pub const DOC: &'static [&'static str] = &[$($section_doc),+];
             /// Its options, in the order of the sample file.
-            pub const OPTIONS: &'static [$crate::config::opt::OptionSpec] = &[
+            pub const OPTIONS: &'static [$crate::config::opt::OptionSpec] =
+                &$crate::config::opt::joined::<{ Self::OWN.len() $(+ $options.len())* }>(
+                    &[Self::OWN, $(&$options),*]
+                );
+            /// Those that aren't of a group.
+            const OWN: &'static [$crate::config::opt::OptionSpec] = &[
                 $($crate::config::opt::OptionSpec {
                     section: $section,
                     name: stringify!($field),
@@ -263,14 +323,63 @@ macro_rules! section {
             pub(in $crate::config) fn read(
                 resolver: &$crate::config::oslo::Resolver<'_>,
             ) -> Result<Self, $crate::config::ConfigError> {
-                let mut options = Self::OPTIONS.iter();
+                let mut options = Self::OWN.iter();
                 let mut next = || options.next().expect("one for each field");
-                Ok(Self { $($field: resolver.field(next())?,)+ })
+                Ok(Self {
+                    $($field: resolver.field(next())?,)+
+                    $($group: <$group_type>::read(resolver, $section, &$options)?,)*
+                })
             }
         }
     };
 }
 pub(crate) use section;
+
+/// Declares options that several sections have: a struct, `options(section)` with their table for a
+/// section, and `read` from one.
+macro_rules! group {
+    (
+        $(#[doc = $group_doc:literal])+
+        $struct:ident:
+        $(
+            $(#[doc = $doc:literal])+
+            $field:ident: $type:ty = $opt:expr;
+        )+
+    ) => {
+        $(#[doc = $group_doc])+
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct $struct {
+            $($(#[doc = $doc])+ pub $field: $type,)+
+        }
+
+        impl $struct {
+            const COUNT: usize = [$(stringify!($field)),+].len();
+
+            pub(in $crate::config) const fn options(
+                section: &'static str,
+            ) -> [$crate::config::opt::OptionSpec; Self::COUNT] {
+                [$($crate::config::opt::OptionSpec {
+                    section,
+                    name: stringify!($field),
+                    opt: $opt,
+                    doc: &[$($doc),+],
+                }),+]
+            }
+
+            /// `options` are those of `options()`, or of a section that has them a bit otherwise.
+            fn read_from(
+                resolver: &$crate::config::oslo::Resolver<'_>,
+                section: &str,
+                options: &[$crate::config::opt::OptionSpec],
+            ) -> Result<Self, $crate::config::ConfigError> {
+                let mut options = options.iter();
+                let mut next = || options.next().expect("one for each field");
+                Ok(Self { $($field: resolver.field_in(section, next())?,)+ })
+            }
+        }
+    };
+}
+pub(crate) use group;
 
 /// Declares an enum whose variants are an option's choices.
 macro_rules! choices {

@@ -44,8 +44,20 @@ impl<'a> Resolver<'a> {
     /// # Errors
     /// [`ConfigError::Value`], naming the place.
     pub fn field<T: FromValue>(&self, spec: &OptionSpec) -> Result<T, ConfigError> {
-        let value = self.value(spec)?;
-        T::from_value(value).map_err(|problem| self.refused(spec, problem))
+        self.field_in(spec.section, spec)
+    }
+
+    /// The same, read from `section` instead of its own.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`], naming the place.
+    pub fn field_in<T: FromValue>(
+        &self,
+        section: &str,
+        spec: &OptionSpec,
+    ) -> Result<T, ConfigError> {
+        let value = self.value_in(section, spec)?;
+        T::from_value(value).map_err(|problem| self.refused_in(section, spec, problem))
     }
 
     /// The value of `spec`; `None` when it is unset.
@@ -53,13 +65,26 @@ impl<'a> Resolver<'a> {
     /// # Errors
     /// [`ConfigError::Value`], naming the place.
     pub fn value(&self, spec: &OptionSpec) -> Result<Option<Value>, ConfigError> {
+        self.value_in(spec.section, spec)
+    }
+
+    fn value_in(&self, section: &str, spec: &OptionSpec) -> Result<Option<Value>, ConfigError> {
         self.budget.set(MAX_REFERENCES);
-        self.resolve(spec, 0).map_err(|problem| self.refused(spec, problem))
+        self.resolve(section, spec, 0).map_err(|problem| self.refused_in(section, spec, problem))
     }
 
     /// That `spec`'s value can't be taken, as an error.
     pub fn refused(&self, spec: &OptionSpec, problem: impl Into<String>) -> ConfigError {
-        let found = self.files.find(&names(spec), spec.opt.multiple);
+        self.refused_in(spec.section, spec, problem)
+    }
+
+    fn refused_in(
+        &self,
+        section: &str,
+        spec: &OptionSpec,
+        problem: impl Into<String>,
+    ) -> ConfigError {
+        let found = self.files.find(&spec.names_in(section), spec.opt.multiple);
         let place = found.last().map_or_else(
             || "default".to_owned(),
             |(path, assignment)| format!("{}:{}", path.display(), assignment.line),
@@ -72,12 +97,17 @@ impl<'a> Resolver<'a> {
                 Default::Unset | Default::OfHost { .. } => String::new(),
             },
         };
-        let (section, option) = (spec.section, spec.name);
+        let (section, option) = (section.to_owned(), spec.name);
         ConfigError::Value { place, section, option, value, problem: problem.into() }
     }
 
-    fn resolve(&self, spec: &OptionSpec, depth: usize) -> Result<Option<Value>, BadReference> {
-        let found = self.files.find(&names(spec), spec.opt.multiple);
+    fn resolve(
+        &self,
+        section: &str,
+        spec: &OptionSpec,
+        depth: usize,
+    ) -> Result<Option<Value>, BadReference> {
+        let found = self.files.find(&spec.names_in(section), spec.opt.multiple);
         let hide = |problem: BadReference, secret: bool| {
             if secret {
                 "a '$' in it names no option: a dollar is written '$$'".into()
@@ -86,7 +116,7 @@ impl<'a> Resolver<'a> {
             }
         };
         let substitute = |text: &str| {
-            self.substitute(text, spec.section, depth).map_err(|p| hide(p, spec.opt.secret))
+            self.substitute(text, section, depth).map_err(|p| hide(p, spec.opt.secret))
         };
         if spec.opt.multiple {
             let values = found.iter().map(|(_, a)| substitute(&a.value));
@@ -156,9 +186,10 @@ impl<'a> Resolver<'a> {
         for (section, name) in &places {
             // A deprecated name stands for the option too.
             let present = self.specs.iter().find(|s| (s.section, s.name) == (*section, *name));
-            let is_former = |s: &&OptionSpec| s.opt.formerly.contains(&(*section, *name));
+            let is_former = |s: &&OptionSpec| s.is_named(section, name);
             if let Some(spec) = present.or_else(|| self.specs.iter().find(is_former)) {
-                let value = self.resolve(spec, depth).map_err(|p| format!("${reference}: {p}"))?;
+                let value = self.resolve(spec.section, spec, depth);
+                let value = value.map_err(|p| format!("${reference}: {p}"))?;
                 return Ok(value.map(|value| value.substituted()).unwrap_or_default());
             }
         }
@@ -179,10 +210,6 @@ impl<'a> Resolver<'a> {
     fn knows_section(&self, section: &str) -> bool {
         self.specs.iter().any(|spec| spec.section == section) || self.files.has_section(section)
     }
-}
-
-fn names(spec: &OptionSpec) -> Vec<(&'static str, &'static str)> {
-    std::iter::once((spec.section, spec.name)).chain(spec.opt.formerly.iter().copied()).collect()
 }
 
 /// The longest `[_a-z][._a-z0-9]*`, in either case, that `text` starts with.

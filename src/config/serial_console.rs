@@ -30,6 +30,9 @@ section! {
     /// The ports on this host that they listen on.
     port_range: PortRange = Opt::text().default("10000:20000");
 
+    /// Where users find nova-serialproxy.
+    base_url: String = Opt::text().default("ws://127.0.0.1:6083/");
+
     /// The address on this host that they listen on.
     proxyclient_address: String = Opt::text().default("127.0.0.1");
 }

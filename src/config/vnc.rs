@@ -15,4 +15,7 @@ section! {
 
     /// The address by which nova-novncproxy reaches this host.
     server_proxyclient_address: String = Opt::kind(Kind::HostAddress).default("127.0.0.1");
+
+    /// Where users' browsers find nova-novncproxy.
+    novncproxy_base_url: String = Opt::text().default("http://127.0.0.1:6080/vnc_auto.html");
 }

@@ -31,6 +31,7 @@ use crate::workflow::journal::{Failure, Head, Journal, JournalError, Phase};
 use crate::workflow::{Backends, StepError};
 
 pub mod admission;
+pub mod console;
 pub mod own;
 pub mod query;
 #[cfg(test)]
@@ -54,8 +55,10 @@ pub enum Outcome {
     Unrecorded(RecordsError),
     /// It failed, and was undone or is stuck.
     Failed(StepError),
-    /// It had failed before a restart; the error itself is gone, its text is on record.
-    FailedBefore,
+    /// It had failed before a restart: the error itself is gone, this is its text.
+    FailedBefore(String),
+    /// It came before, and nothing of it can be read any more.
+    Unreadable,
     /// The agent stopped, or its journal broke: the next start goes on.
     Parked,
 }
@@ -64,10 +67,13 @@ pub enum Outcome {
 #[derive(Debug)]
 pub enum Submission {
     /// It is in the journal. The receiver tells how it ended.
-    Accepted(oneshot::Receiver<Outcome>),
-    /// The journal knew it: a redelivery.
-    Duplicate,
+    Accepted(oneshot::Receiver<Arc<Outcome>>),
+    /// The journal knew it: a redelivery. The receiver tells how the first one ended.
+    Duplicate(oneshot::Receiver<Arc<Outcome>>),
 }
+
+/// Who waits for the end of what is queued or runs, by its id.
+type Endings = HashMap<String, Vec<oneshot::Sender<Arc<Outcome>>>>;
 
 /// Hands requests to their instances' queues.
 #[derive(Clone)]
@@ -81,6 +87,7 @@ struct Inner {
     board: Board,
     metrics: Arc<Metrics>,
     queues: Mutex<HashMap<Uuid, Queue>>,
+    endings: Mutex<Endings>,
     /// `[DEFAULT] max_concurrent_builds`
     builds: Semaphore,
     tasks: TaskTracker,
@@ -98,7 +105,6 @@ struct Queued {
     record: AnyRecord,
     running: Arc<Running>,
     cancel: CancellationToken,
-    ended: oneshot::Sender<Outcome>,
 }
 
 impl Dispatcher {
@@ -114,6 +120,7 @@ impl Dispatcher {
             board: Board::new(metrics.clone()),
             metrics,
             queues: Mutex::default(),
+            endings: Mutex::default(),
             builds: Semaphore::new(max_concurrent_builds),
             tasks: TaskTracker::new(),
             park: CancellationToken::new(),
@@ -133,7 +140,7 @@ impl Dispatcher {
     pub async fn submit(&self, record: AnyRecord) -> Result<Submission, JournalError> {
         if !self.inner.journal.add(record.head(), &record.body()?).await? {
             info!(id = record.head().id, workflow = record.name(), "redelivered; known already");
-            return Ok(Submission::Duplicate);
+            return Ok(Submission::Duplicate(self.follow(&record.head().id).await?));
         }
         Ok(Submission::Accepted(self.enqueue(record)))
     }
@@ -208,14 +215,36 @@ impl Dispatcher {
         }
     }
 
-    fn enqueue(&self, record: AnyRecord) -> oneshot::Receiver<Outcome> {
+    /// Waits for the end of what the journal knows, or reads how it ended.
+    async fn follow(&self, id: &str) -> Result<oneshot::Receiver<Arc<Outcome>>, JournalError> {
+        let (ended, outcome) = oneshot::channel();
+        if let Some(waiting) = self.inner.endings().get_mut(id) {
+            waiting.push(ended);
+            return Ok(outcome);
+        }
+        let head = self.inner.journal.find(id).await?;
+        let told = match head {
+            Some(Head { phase: Phase::Done, .. }) => Outcome::Done,
+            Some(Head { phase, failure: Some(failure), .. }) if phase.is_final() => {
+                Outcome::FailedBefore(failure.message)
+            }
+            _ if self.inner.park.is_cancelled() => Outcome::Parked,
+            _ => Outcome::Unreadable,
+        };
+        // Its receiver is ours, and there.
+        drop(ended.send(Arc::new(told)));
+        Ok(outcome)
+    }
+
+    fn enqueue(&self, record: AnyRecord) -> oneshot::Receiver<Arc<Outcome>> {
         let (ended, outcome) = oneshot::channel();
         let head = record.head();
         let uuid = head.instance_uuid;
         let running =
             self.inner.board.add(&head.id, record.name(), record.steps(), uuid, &head.request_id);
         let deletes = RequestKind::of(&record) == RequestKind::Delete;
-        let queued = Queued { record, running, cancel: CancellationToken::new(), ended };
+        self.inner.endings().insert(head.id.clone(), vec![ended]);
+        let queued = Queued { record, running, cancel: CancellationToken::new() };
         let mut queues = self.inner.queues();
         let is_new = !queues.contains_key(&uuid);
         let queue = queues.entry(uuid).or_default();
@@ -241,6 +270,10 @@ impl Inner {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn endings(&self) -> MutexGuard<'_, Endings> {
+        self.endings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The instance's next request; none: its queue is taken down, under the same lock.
     fn next(&self, uuid: Uuid) -> Option<Queued> {
         let mut queues = self.queues();
@@ -255,7 +288,7 @@ impl Inner {
 
     async fn serve_queue(&self, uuid: Uuid) {
         while let Some(queued) = self.next(uuid) {
-            let Queued { mut record, running, cancel, ended } = queued;
+            let Queued { mut record, running, cancel } = queued;
             let span = info_span!(
                 "workflow",
                 workflow = record.name(),
@@ -272,8 +305,11 @@ impl Inner {
             let label = outcome.label(record.head().phase);
             self.metrics.workflow_finished(record.name(), label);
             self.board.remove(&id);
-            // The caller may have gone: a cast has none.
-            drop(ended.send(outcome));
+            let outcome = Arc::new(outcome);
+            for waiting in self.endings().remove(&id).into_iter().flatten() {
+                // The caller may have gone: a cast has none.
+                drop(waiting.send(outcome.clone()));
+            }
         }
     }
 
@@ -287,9 +323,11 @@ impl Inner {
                 warn!(elapsed_ms, error = %Chain(error), "not started: no record");
             }
             Outcome::Failed(error) => warn!(elapsed_ms, error = %Chain(error), "failed"),
-            Outcome::FailedBefore => {
-                warn!(elapsed_ms, "undone, after a failure before the restart")
+            Outcome::FailedBefore(error) => {
+                warn!(elapsed_ms, error, "undone, after a failure before the restart");
             }
+            // Nothing that ran ends so.
+            Outcome::Unreadable => {}
             Outcome::Parked => info!(elapsed_ms, "parked"),
         }
     }
@@ -365,10 +403,12 @@ impl Inner {
         match record.run(journal, &self.backends, running, controls).await {
             Ok(error) if record.head().phase.is_final() => {
                 self.after(record).await;
-                match (record.head().phase, error) {
-                    (Phase::Done, _) => Outcome::Done,
-                    (_, Some(error)) => Outcome::Failed(error),
-                    (_, None) => Outcome::FailedBefore,
+                let head = record.head();
+                match (head.phase, error, &head.failure) {
+                    (Phase::Done, ..) => Outcome::Done,
+                    (_, Some(error), _) => Outcome::Failed(error),
+                    (_, None, Some(failure)) => Outcome::FailedBefore(failure.message.clone()),
+                    (_, None, None) => Outcome::Unreadable,
                 }
             }
             Ok(_) => Outcome::Parked,
@@ -444,6 +484,7 @@ impl Inner {
         let head = record.head_mut();
         head.phase = phase;
         head.settled = true;
+        head.failure = outcome.refusal();
         let written = match record.body() {
             Ok(body) => {
                 let journal = self.journal.as_ref();
@@ -470,13 +511,26 @@ impl Inner {
 }
 
 impl Outcome {
+    /// Why it didn't run, for a redelivery.
+    fn refusal(&self) -> Option<Failure> {
+        let message = match self {
+            Self::Refused(refusal) => refusal.to_string(),
+            Self::Unrecorded(error) => Chain(error).to_string(),
+            _ => return None,
+        };
+        let step = "-".to_owned();
+        Some(Failure { message, class: Class::Refused, step, cancelled: false })
+    }
+
     /// The metrics' label.
     fn label(&self, phase: Phase) -> health::Outcome {
         match self {
             Self::Done | Self::AlreadyDone => health::Outcome::Done,
             Self::Refused(_) | Self::Unrecorded(_) => health::Outcome::Refused,
-            Self::Failed(_) | Self::FailedBefore if phase == Phase::Stuck => health::Outcome::Stuck,
-            Self::Failed(_) | Self::FailedBefore => health::Outcome::Undone,
+            Self::Failed(_) | Self::FailedBefore(_) if phase == Phase::Stuck => {
+                health::Outcome::Stuck
+            }
+            Self::Failed(_) | Self::FailedBefore(_) | Self::Unreadable => health::Outcome::Undone,
             Self::Parked => health::Outcome::Parked,
         }
     }

@@ -13,6 +13,7 @@ use crate::model::class::Class;
 use crate::model::diagnostics::{DeviceCounters, DiskCounters, GuestCounters, NicCounters};
 use crate::model::state::PowerState;
 use crate::model::time::Timestamp;
+use crate::records::RecordsError;
 use crate::workflow::Backends;
 
 /// What of a console log is read at most. nova: virt/libvirt/driver.py, MAX_CONSOLE_BYTES
@@ -53,6 +54,8 @@ pub enum QueryError {
     #[error("the host's uptime can't be read")]
     Uptime(#[source] std::io::Error),
     #[error(transparent)]
+    Records(#[from] RecordsError),
+    #[error(transparent)]
     Hypervisor(#[from] HypervisorError),
 }
 
@@ -64,6 +67,7 @@ impl QueryError {
                 Class::Refused
             }
             Self::Log(_) | Self::Uptime(_) => Class::Transient,
+            Self::Records(error) => error.class(),
             Self::Hypervisor(error) => error.class(),
         }
     }

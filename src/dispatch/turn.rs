@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(dispatcher.if_idle(UUID, async { 8 }).await, None);
         go_on.notify_one();
         assert_eq!(turn.await.unwrap(), Some(7));
-        assert!(matches!(outcome.await.unwrap(), Outcome::Done));
+        assert!(matches!(*outcome.await.unwrap(), Outcome::Done));
         assert_eq!(dispatcher.if_idle(UUID, async { 9 }).await, Some(9));
     }
 
@@ -101,7 +101,7 @@ mod tests {
             .if_idle(UUID, async move { own.submit(request("a", stop())).await.unwrap() })
             .await;
         let Some(Submission::Accepted(outcome)) = submitted else { panic!("{submitted:?}") };
-        assert!(matches!(outcome.await.unwrap(), Outcome::Done));
+        assert!(matches!(*outcome.await.unwrap(), Outcome::Done));
         assert!(!dispatcher.is_busy(UUID));
     }
 
@@ -119,6 +119,6 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_secs(1), slow).await.is_err());
         ended.notified().await;
         let outcome = submit(&dispatcher, request("a", stop())).await;
-        assert!(matches!(outcome.await.unwrap(), Outcome::Done));
+        assert!(matches!(*outcome.await.unwrap(), Outcome::Done));
     }
 }

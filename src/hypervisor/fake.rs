@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::libvirt::xml;
@@ -22,6 +23,9 @@ use crate::model::state::PowerState;
 
 /// State changes kept for a slow receiver.
 const EVENT_BACKLOG: usize = 1024;
+
+/// Between two looks at a save.
+const SAVE_POLL: Duration = Duration::from_millis(50);
 
 /// The first VNC port, as QEMU's.
 const FIRST_VNC_PORT: u16 = 5900;
@@ -43,6 +47,11 @@ struct World {
     failures: BTreeMap<String, Failure>,
     /// Guests that don't react to the power button.
     deaf: BTreeSet<Uuid>,
+    /// How long a save takes, and whether it can't be aborted.
+    save_time: Duration,
+    unstoppable: bool,
+    /// Saves under way, and when they end.
+    saving: BTreeMap<Uuid, Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +116,9 @@ impl FakeHypervisor {
             latency: Duration::ZERO,
             failures: BTreeMap::new(),
             deaf: BTreeSet::new(),
+            save_time: Duration::ZERO,
+            unstoppable: false,
+            saving: BTreeMap::new(),
         };
         Self { world: Mutex::new(world), events }
     }
@@ -156,6 +168,17 @@ impl FakeHypervisor {
         }
     }
 
+    /// A save takes that long from now on; an `unstoppable` one can't be aborted.
+    pub fn set_save_time(&self, save_time: Duration, unstoppable: bool) {
+        let mut world = self.lock();
+        (world.save_time, world.unstoppable) = (save_time, unstoppable);
+    }
+
+    /// What is left of an agent that died while it waited for a save.
+    pub fn leave_save(&self, uuid: Uuid) {
+        self.lock().begin_save(uuid);
+    }
+
     /// A domain that an operator made beside nova: not ours to touch.
     pub fn add_foreign(&self, mut spec: DomainSpec) {
         spec.metadata = Default::default();
@@ -187,8 +210,11 @@ impl FakeHypervisor {
         self.lock().failures.insert(call.to_owned(), failure);
     }
 
+    /// The world as it is now: what has come to its end by itself is over.
     fn lock(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+        world.end_saves(&self.events);
+        world
     }
 
     /// Runs one call on the world, with the latency and the failures asked for.
@@ -258,6 +284,35 @@ impl World {
             Ok(domain)
         } else {
             Err(HypervisorError::NotOurs { name: domain.spec.name.clone() })
+        }
+    }
+
+    fn begin_save(&mut self, uuid: Uuid) {
+        self.saving.insert(uuid, Instant::now() + self.save_time);
+        if let Some(domain) = self.domains.get_mut(&uuid) {
+            (domain.power_state, domain.reason) = (PowerState::Paused, "saving".into());
+        }
+    }
+
+    fn end_saves(&mut self, events: &broadcast::Sender<DomainEvent>) {
+        let now = Instant::now();
+        let over = self.saving.iter().filter(|(_, ends)| **ends <= now);
+        for uuid in over.map(|(uuid, _)| *uuid).collect::<Vec<_>>() {
+            self.saving.remove(&uuid);
+            let domain = self.domains.get_mut(&uuid).filter(|domain| domain.is_active());
+            if let Some(domain) = domain {
+                domain.managed_save = true;
+                self.stop(uuid, PowerState::Shutdown, "saved", events);
+            }
+        }
+    }
+
+    fn abort_save(&mut self, uuid: Uuid) {
+        if !self.unstoppable && self.saving.remove(&uuid).is_some() {
+            let domain = self.domains.get_mut(&uuid).filter(|domain| domain.is_active());
+            if let Some(domain) = domain {
+                (domain.power_state, domain.reason) = (PowerState::Running, "save canceled".into());
+            }
         }
     }
 
@@ -424,20 +479,46 @@ impl Hypervisor for FakeHypervisor {
     }
 
     async fn managed_save(&self, uuid: Uuid, within: Duration) -> Result<(), HypervisorError> {
-        let latency = self.lock().latency;
-        if latency > within {
-            tokio::time::sleep(within).await;
-            let operation = "managed save";
-            return Err(HypervisorError::TimedOut { operation, after: within });
-        }
         self.call("managed_save", |world| {
+            let busy = world.saving.contains_key(&uuid);
             let domain = world.ours(uuid)?;
             match (domain.is_active(), domain.managed_save) {
                 (false, true) => return Ok(()),
                 (false, false) => return Err(wrong_state("managed save", "domain is not running")),
-                (true, _) => domain.managed_save = true,
+                (true, _) if busy => return Err(wrong_state("managed save", "it has a job")),
+                (true, _) => {}
             }
-            world.stop(uuid, PowerState::Shutdown, "saved", &self.events);
+            world.begin_save(uuid);
+            world.end_saves(&self.events);
+            Ok(())
+        })
+        .await?;
+        let deadline = Instant::now() + within;
+        while self.lock().saving.contains_key(&uuid) && Instant::now() < deadline {
+            tokio::time::sleep(SAVE_POLL.min(within)).await;
+        }
+        let mut world = self.lock();
+        if world.saving.contains_key(&uuid) {
+            world.abort_save(uuid);
+            return Err(HypervisorError::TimedOut { operation: "managed save", after: within });
+        }
+        match world.domains.get(&uuid) {
+            Some(domain) if domain.is_active() => {
+                let message = "it was aborted".into();
+                let class = Class::Transient;
+                Err(HypervisorError::Refused { operation: "managed save", message, class })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn has_job(&self, uuid: Uuid) -> Result<bool, HypervisorError> {
+        self.call("has_job", |world| Ok(world.saving.contains_key(&uuid))).await
+    }
+
+    async fn abort_job(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.call("abort_job", |world| {
+            world.abort_save(uuid);
             Ok(())
         })
         .await

@@ -150,7 +150,17 @@ pub trait Hypervisor: Send + Sync {
 
     /// Saves the guest's memory to disk and stops it, to be restored by the next start. Long: it
     /// has a deadline of `within` and a connection of its own. One that is saved stays as it is.
+    /// After the deadline it is aborted; [`Hypervisor::has_job`] says when that is over.
     async fn managed_save(&self, uuid: Uuid, within: Duration) -> Result<(), HypervisorError>;
+
+    /// Whether a long job works on the domain: a save that outlived its deadline, or the agent that
+    /// asked for it. Until it is over, the domain's state says nothing of how it ends. None works on
+    /// an absent domain.
+    async fn has_job(&self, uuid: Uuid) -> Result<bool, HypervisorError>;
+
+    /// Asks for the end of such a job, and doesn't wait for it; it may still end well. None is
+    /// success.
+    async fn abort_job(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
     /// Drops a managed-save image; absent is success.
     async fn drop_managed_save(&self, uuid: Uuid) -> Result<(), HypervisorError>;

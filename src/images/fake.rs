@@ -6,12 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::cache::{check_fits, file_name};
-use super::{CachedImage, ConfigDriveFiles, Disk, ImageError, ImageRequest, Images, Progress};
+use super::{
+    Aged, Ageing, CachedImage, ConfigDriveFiles, Disk, ImageError, ImageRequest, Images, Progress,
+};
 
 /// What `image` is as large as when the request doesn't say.
 const DEFAULT_BYTES: u64 = 1 << 20;
@@ -26,6 +29,8 @@ pub enum ImageCall {
     CreateConfigDrive,
     Disks,
     RemoveDirectory,
+    AgeCache,
+    StorageUsers,
 }
 
 /// A directory of the fake.
@@ -43,6 +48,7 @@ struct World {
     directories: BTreeMap<Uuid, FakeDirectory>,
     unknown: BTreeSet<String>,
     fetches: usize,
+    latency: Duration,
     failing: Vec<(ImageCall, When)>,
 }
 
@@ -113,6 +119,11 @@ impl FakeImages {
     /// How often an image was fetched.
     pub fn fetches(&self) -> usize {
         self.world().fetches
+    }
+
+    /// Each image takes that long from now on.
+    pub fn set_latency(&self, latency: Duration) {
+        self.world().latency = latency;
     }
 
     /// The instance directories that exist.
@@ -202,6 +213,10 @@ impl Images for FakeImages {
     ) -> Result<CachedImage, ImageError> {
         let path = self.base_path(&image.id);
         let size = image.size.unwrap_or(DEFAULT_BYTES);
+        let latency = self.world().latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
         let cached = self.act(ImageCall::Cache, |world| {
             if let Some(there) = world.cached.get(&path) {
                 return Ok(there.clone());
@@ -285,6 +300,20 @@ impl Images for FakeImages {
         self.act(ImageCall::Disks, |world| {
             Ok(world.directories.get(&instance).map(|d| d.disks.clone()).unwrap_or_default())
         })
+    }
+
+    async fn age_cache(&self, by: &Ageing) -> Result<Aged, ImageError> {
+        self.act(ImageCall::AgeCache, |world| {
+            let used: BTreeSet<_> = by.in_use.iter().map(|id| self.base_path(id)).collect();
+            let unused = world.cached.keys().filter(|path| by.remove && !used.contains(*path));
+            let removed: Vec<_> = unused.cloned().collect();
+            world.cached.retain(|path, _| !removed.contains(path));
+            Ok(Aged { in_use: world.cached.len(), kept: 0, removed })
+        })
+    }
+
+    async fn storage_users(&self, host: &str) -> Result<Vec<String>, ImageError> {
+        self.act(ImageCall::StorageUsers, |_| Ok(vec![host.to_owned()]))
     }
 
     fn console_log(&self, instance: Uuid) -> PathBuf {

@@ -4,6 +4,7 @@
 //! in nova mode. [`Images`] is the host's side: the cache under `_base` and the disks in the
 //! instance directories.
 
+pub mod ageing;
 pub mod backend;
 pub mod cache;
 pub mod checksum;
@@ -18,7 +19,9 @@ pub mod inspect;
 pub mod lock;
 pub mod network_data;
 pub mod qemu_img;
+mod references;
 pub mod source;
+mod storage_users;
 pub mod store;
 
 use std::path::PathBuf;
@@ -31,6 +34,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::class::Class;
+
+pub use ageing::{Aged, Ageing};
 
 /// An image that a build asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +114,8 @@ pub type Progress<'a> = &'a (dyn Fn(u64, Option<u64>) + Send + Sync);
 #[async_trait]
 pub trait Images: Send + Sync {
     /// Puts `image` into the cache and says where it is. However many ask at the same time, also
-    /// from other processes, it is fetched once. Hostile content never reaches the cache.
+    /// from other processes, it is fetched once. Hostile content never reaches the cache. May be
+    /// dropped half-way, and leaves nothing then.
     async fn cache(
         &self,
         image: &ImageRequest,
@@ -148,6 +154,16 @@ pub trait Images: Send + Sync {
 
     /// The disks of an instance as `disk.info` has them.
     async fn disks(&self, instance: Uuid) -> Result<Vec<Disk>, ImageError>;
+
+    /// Looks through the cache: what is in use is marked so, and what has been unused for long
+    /// enough is removed.
+    ///
+    /// # Errors
+    /// What is in use can't be said: nothing was removed.
+    async fn age_cache(&self, by: &Ageing) -> Result<Aged, ImageError>;
+
+    /// Says that `host` uses these instance directories, and returns the hosts that have lately.
+    async fn storage_users(&self, host: &str) -> Result<Vec<String>, ImageError>;
 
     /// Where the guest's console log is.
     fn console_log(&self, instance: Uuid) -> PathBuf;

@@ -6,13 +6,15 @@ use crate::model::class::Class;
 use crate::model::context::RequestContext;
 use crate::model::object::{Instance, SchedulerLimits};
 
+pub mod fake;
+pub mod scheduling;
 pub mod unclaimed;
 
 /// Resources of this host, set aside for instances. nova: compute/resource_tracker.py
 #[async_trait]
 pub trait Claims: Send + Sync {
     /// Sets aside what the instance's flavor asks for, and writes the instance's host, node and
-    /// `compute_id`, saved with its record. A repeat claims nothing twice. It never waits for an
+    /// `compute_id`; the caller saves its record. A repeat claims nothing twice. It never waits for an
     /// inventory run.
     async fn claim(
         &self,
@@ -21,8 +23,8 @@ pub trait Claims: Send + Sync {
         limits: Option<&SchedulerLimits>,
     ) -> Result<(), ClaimError>;
 
-    /// Gives back what [`Claims::claim`] set aside, and takes the host from the instance and its
-    /// record; absent is success.
+    /// Gives back what [`Claims::claim`] set aside, and takes the host from the instance, whose
+    /// record the caller saves; absent is success.
     async fn abort(
         &self,
         context: &RequestContext,
@@ -32,6 +34,10 @@ pub trait Claims: Send + Sync {
     /// Takes note of the instance as it is now: its states count in the node's statistics, and a
     /// deleted one uses nothing. Written with the next change of the node's record.
     async fn note(&self, context: &RequestContext, instance: &Instance);
+
+    /// Counts how a build ended: hosts on which builds fail are avoided for a while.
+    /// nova: compute/manager.py, _build_failed, _build_succeeded
+    async fn built(&self, context: &RequestContext, succeeded: bool);
 
     /// Removes the instance's allocation, when a build failed for good or the instance is deleted;
     /// absent is success. nova: compute/manager.py, _complete_deletion

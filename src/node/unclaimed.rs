@@ -40,6 +40,8 @@ impl Claims for Unclaimed {
 
     async fn note(&self, _: &RequestContext, _: &Instance) {}
 
+    async fn built(&self, _: &RequestContext, _: bool) {}
+
     async fn release_allocation(&self, _: &RequestContext, _: &Instance) -> Result<(), ClaimError> {
         Ok(())
     }

@@ -3,12 +3,36 @@
 //!
 //! [`Api`] is one service's API. Clients of Glance, Neutron, placement and Cinder are thin and live
 //! in the rooms that use them; they build an [`ApiRequest`] and read an [`ApiResponse`].
+//!
+//! ```text
+//! Session ─ from the configuration ─▶ Endpoint, one a service, which is an Api
+//!                                      ├─ identity    whose token, and whose catalog
+//!                                      │   └─ keystone   our own tokens, renewed
+//!                                      ├─ retry       whether to ask again
+//!                                      └─ transport   one exchange
+//! ```
+
+pub mod catalog;
+pub mod credentials;
+pub mod endpoint;
+pub mod identity;
+pub mod keystone;
+pub mod retry;
+pub mod session;
+pub mod token;
+mod trace;
+pub mod transport;
+
+use std::fmt::Debug;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
+
+pub use session::{Service, Session, SessionError};
 
 /// On whose behalf a request is sent.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +52,18 @@ pub enum Method {
     Delete,
 }
 
+impl Method {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
 /// A request to a service, relative to its endpoint.
 #[derive(Debug, Clone)]
 pub struct ApiRequest<'a> {
@@ -42,16 +78,41 @@ pub struct ApiRequest<'a> {
     pub identity: Identity<'a>,
     /// `X-OpenStack-Request-ID`: the global id of the request that this one serves.
     pub global_request_id: Option<String>,
+    /// Doing it twice is the same as doing it once, though its method doesn't say so.
+    pub repeatable: bool,
+    traceparent: Option<String>,
 }
 
 impl<'a> ApiRequest<'a> {
     pub fn new(method: Method, path: impl Into<String>, identity: Identity<'a>) -> Self {
-        let global_request_id = match identity {
-            Identity::User(context) => context.global_request_id.clone(),
-            Identity::Service => None,
+        let request = Self {
+            method,
+            path: path.into(),
+            query: Vec::new(),
+            headers: Vec::new(),
+            body: None,
+            identity,
+            global_request_id: None,
+            repeatable: false,
+            traceparent: None,
         };
-        let (query, headers) = (Vec::new(), Vec::new());
-        Self { method, path: path.into(), query, headers, body: None, identity, global_request_id }
+        match identity {
+            Identity::User(context) => request.on_behalf_of(context),
+            Identity::Service => request,
+        }
+    }
+
+    /// Names the request that this one serves, for the logs of the service. The identity stays.
+    /// oslo.context: context.py, `RequestContext.global_id`.
+    pub fn on_behalf_of(mut self, context: &RequestContext) -> Self {
+        let ids = [&context.global_request_id, &context.request_id];
+        self.global_request_id = ids.into_iter().flatten().next().cloned();
+        self.traceparent = trace::parent(context);
+        self
+    }
+
+    fn traceparent(&self) -> Option<&str> {
+        self.traceparent.as_deref()
     }
 
     pub fn get(path: impl Into<String>, identity: Identity<'a>) -> Self {
@@ -70,6 +131,12 @@ impl<'a> ApiRequest<'a> {
 
     pub fn body(mut self, body: Value) -> Self {
         self.body = Some(body);
+        self
+    }
+
+    /// See [`ApiRequest::repeatable`].
+    pub fn repeatable(mut self) -> Self {
+        self.repeatable = true;
         self
     }
 }
@@ -109,7 +176,13 @@ pub trait Api: Send + Sync {
     async fn send(&self, request: ApiRequest<'_>) -> Result<ApiResponse, ApiError>;
 }
 
-#[derive(Debug, thiserror::Error)]
+/// Who is told how services answer. Its method is called between requests: it must be quick.
+pub trait Observer: Debug + Send + Sync {
+    /// A request was answered; `None`: there was no answer.
+    fn answered(&self, service: &'static str, status: Option<u16>, took: Duration);
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ApiError {
     /// No answer, or none in time, however often it was asked.
     #[error("{service} can't be reached: {message}")]

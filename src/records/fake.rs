@@ -5,6 +5,7 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use super::history::{History, RecordedEvent, RecordedFault, fault_message};
 use super::{Expected, InstanceFault, Records, RecordsError, rules};
 use crate::model::context::RequestContext;
-use crate::model::object::{Instance, VersionedObject};
+use crate::model::object::{BlockDeviceMapping, ConsoleAuthToken, Instance, VersionedObject};
 use crate::model::time::Timestamp;
 
 /// Records that live as long as the process.
@@ -150,6 +151,27 @@ impl Records for FakeRecords {
             state.instances.insert(uuid, record.clone());
         }
         *instance = record;
+        Ok(())
+    }
+
+    async fn save_block_device(
+        &self,
+        _: &RequestContext,
+        _: &mut BlockDeviceMapping,
+    ) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    async fn authorize_console(
+        &self,
+        _: &RequestContext,
+        _: &mut ConsoleAuthToken,
+        _: Duration,
+    ) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    async fn forget_consoles(&self, _: &RequestContext, _: Uuid) -> Result<(), RecordsError> {
         Ok(())
     }
 

@@ -9,12 +9,14 @@ mod rules;
 pub mod sqlite;
 pub mod upkeep;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
-use crate::model::object::{Instance, ObjectError};
+use crate::model::object::{BlockDeviceMapping, ConsoleAuthToken, Instance, ObjectError};
 use crate::model::state::TaskState;
 
 /// The task states in which a save may go through; anything else means that somebody else has
@@ -73,6 +75,30 @@ pub trait Records: Send + Sync {
         &self,
         context: &RequestContext,
         instance: &mut Instance,
+    ) -> Result<(), RecordsError>;
+
+    /// Writes the changed fields of one of the instance's block device mappings; one without an id
+    /// isn't on record, and stays so. Standalone mode keeps none.
+    async fn save_block_device(
+        &self,
+        context: &RequestContext,
+        device: &mut BlockDeviceMapping,
+    ) -> Result<(), RecordsError>;
+
+    /// Records the right to open a console, for `ttl`, and writes its token into it. Standalone mode
+    /// has no proxy that would ask for one: the token stays unset.
+    async fn authorize_console(
+        &self,
+        context: &RequestContext,
+        token: &mut ConsoleAuthToken,
+        ttl: Duration,
+    ) -> Result<(), RecordsError>;
+
+    /// Takes back the tokens of a deleted instance; none is success.
+    async fn forget_consoles(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
     ) -> Result<(), RecordsError>;
 
     /// Records that an event of an instance's action began. `event` is `compute_<method>`.

@@ -21,7 +21,9 @@ use self::file::{check_format, make_private};
 use super::history::{History, RecordedEvent, RecordedFault, fault_message};
 use super::{Expected, InstanceFault, Records, RecordsError, rules};
 use crate::model::context::RequestContext;
-use crate::model::object::{Instance, ObjectError, VersionedObject};
+use crate::model::object::{
+    BlockDeviceMapping, ConsoleAuthToken, Instance, ObjectError, VersionedObject,
+};
 use crate::model::time::Timestamp;
 
 /// How long a call waits for an operator's `sqlite3` to let go of the file.
@@ -239,6 +241,27 @@ impl Records for SqliteRecords {
     }
 
     /// A repeat within one request keeps the first start and opens the event again.
+    async fn save_block_device(
+        &self,
+        _: &RequestContext,
+        _: &mut BlockDeviceMapping,
+    ) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    async fn authorize_console(
+        &self,
+        _: &RequestContext,
+        _: &mut ConsoleAuthToken,
+        _: Duration,
+    ) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    async fn forget_consoles(&self, _: &RequestContext, _: Uuid) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
     async fn event_started(
         &self,
         context: &RequestContext,

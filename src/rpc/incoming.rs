@@ -29,8 +29,8 @@ impl Incoming {
     /// Leaves a request to the agent's next run: not acknowledged, and not answered now. The local
     /// socket has no next run: its caller learns that the request was dropped.
     pub fn hand_back(self) {
-        if let (Some(reply), Source::Broker { .. }) = (self.reply, self.source) {
-            reply.forget();
+        if let Some(reply) = self.reply {
+            reply.hand_back(&self.source);
         }
     }
 }
@@ -99,9 +99,11 @@ impl ReplyTo {
         self.answer(outcome);
     }
 
-    /// Somebody else will answer.
-    fn forget(mut self) {
-        self.finish();
+    /// The agent's next run will answer; see [`Incoming::hand_back`].
+    pub(crate) fn hand_back(mut self, source: &Source) {
+        if let Source::Broker { .. } = source {
+            self.finish();
+        }
     }
 
     fn finish(&mut self) {

@@ -28,8 +28,9 @@ pub fn outcome_reply(outcome: &Outcome) -> Result<(), Fault> {
         Outcome::Refused(refusal) => Err(refusal_fault(refusal)),
         Outcome::Unrecorded(error) => Err(records_fault(error)),
         Outcome::Failed(error) => Err(step_fault(error)),
-        Outcome::FailedBefore => {
-            let message = "the request failed before the agent was restarted";
+        Outcome::FailedBefore(message) => Err(Fault::nova("NovaException", message.as_str())),
+        Outcome::Unreadable => {
+            let message = "the request was taken up before, and nothing of it can be read any more";
             Err(Fault::nova("NovaException", message))
         }
         Outcome::Parked => {
@@ -77,6 +78,7 @@ pub fn query_fault(error: &QueryError) -> Fault {
         }
         QueryError::Log(_) => Fault::nova("ConsoleNotAvailable", message),
         QueryError::Uptime(_) => Fault::nova("NovaException", message),
+        QueryError::Records(error) => records_fault(error),
         QueryError::Hypervisor(error) => hypervisor_fault(error),
     }
 }
@@ -116,7 +118,7 @@ pub fn step_fault(error: &StepError) -> Fault {
         StepError::Claim(ClaimError::Insufficient(_)) => {
             Fault::nova("ComputeResourcesUnavailable", message)
         }
-        StepError::Claim(_) => Fault::nova("NovaException", message),
+        StepError::Claim(_) | StepError::Scheduling(_) => Fault::nova("NovaException", message),
         StepError::NoRandom => Fault::nova("NovaException", message),
         StepError::Guest(error) => Fault::nova(error.exception(), message),
         StepError::NoSerialPort => Fault::nova("SocketPortRangeExhaustedException", message),

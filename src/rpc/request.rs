@@ -9,7 +9,7 @@ use super::reply::object_fault;
 use crate::dispatch::query::{GuestFacts, Tail};
 use crate::model::context::RequestContext;
 use crate::model::object::codec::FieldType;
-use crate::model::object::{BlockDeviceMappingList, Instance, NetworkRequestList};
+use crate::model::object::{BlockDeviceMappingList, Instance, NetworkRequestList, SchedulerLimits};
 use crate::model::secret::Secret;
 use crate::network::RequestedNetwork;
 use crate::workflow::any::AnyRecord;
@@ -20,6 +20,7 @@ use crate::workflow::pause::Pause;
 use crate::workflow::power_off::PowerOff;
 use crate::workflow::power_on::PowerOn;
 use crate::workflow::reboot::{Kind, Reboot};
+use crate::workflow::reschedule::BuildArguments;
 use crate::workflow::resume::Resume;
 use crate::workflow::spawn::{Build, Spawn};
 use crate::workflow::suspend::Suspend;
@@ -264,12 +265,12 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
     let Message { mut args, id, context, .. } = message;
     let instance: Instance = take(&mut args, "instance")?;
     let uuid = instance.uuid().map_err(|error| object_fault(&error))?;
+    let arguments = BuildArguments::of(&args);
     let image = args.remove("image").unwrap_or(Value::Null);
     let image = image_argument::read(&image, from_root)?;
     let networks: Option<NetworkRequestList> = take_optional(&mut args, "requested_networks")?;
     let mapping: Option<BlockDeviceMappingList> = take_optional(&mut args, "block_device_mapping")?;
-    let volumes = mapping.iter().flat_map(|list| list.objects.get()).flatten();
-    let from_volumes = volumes.filter(|device| device.is_volume()).count();
+    let limits = limits(&mut args)?;
     let build = Build {
         image_meta: image.meta,
         image: image.request,
@@ -278,11 +279,21 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
         networks: networks.map(requested).unwrap_or_default(),
         admin_password: args.get("admin_password").and_then(Value::as_str).map(Secret::new),
         injected_files: injected_files(args.get("injected_files"))?,
-        from_volumes,
+        block_devices: mapping.map(|list| list.items().to_vec()).unwrap_or_default(),
+        limits,
+        arguments,
     };
     let subject = Subject::new(instance, "_do_build_and_run_instance");
     let spawn = Spawn::new(subject, build);
     Ok(Request::Change(Record::queued(id, uuid, context, spawn).into()))
+}
+
+/// What the scheduler counted on: an object from 2023.1 on, `{}` where there are no limits.
+fn limits(args: &mut Map<String, Value>) -> Result<Option<SchedulerLimits>, Fault> {
+    match args.get("limits") {
+        Some(Value::Object(all)) if all.is_empty() => Ok(None),
+        _ => take_optional(args, "limits"),
+    }
 }
 
 fn requested(list: NetworkRequestList) -> Vec<RequestedNetwork> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
@@ -12,22 +12,23 @@ use uuid::Uuid;
 use super::dispatcher::{Dispatcher as Routes, Endpoint, Route, Version};
 use super::failure::Fault;
 use super::incoming::{Incoming, ReplyTo, Source};
+use super::intake::{Intake, Taken, Waiting};
 use super::operator::{self, Operator};
+use super::questions::Questions;
 use super::reply::{journal_fault, outcome_reply, query_fault};
 use super::request::{ABSENT, METHODS, Question, Request, decode};
+use crate::dispatch::console::{self, ConsoleAccess};
 use crate::dispatch::query::{self, ConsoleEndpoint};
 use crate::dispatch::{Dispatcher, Submission};
 use crate::health::{Metrics, Outcome};
+use crate::model::context::RequestContext;
 use crate::model::diagnostics;
 use crate::model::object::VersionedObject;
 use crate::telemetry::Chain;
-use crate::workflow::any::AnyRecord;
+use crate::workflow::journal::JournalError;
 
 /// nova's compute interface. 6.5 is what 2026.1 speaks; older minors are served by it.
 const COMPUTE: Version = Version::new(6, 5);
-
-/// Questions answered at once; more wait.
-const QUESTIONS: usize = 64;
 
 /// Answers requests, from whichever door they came.
 pub struct Server {
@@ -35,7 +36,10 @@ pub struct Server {
     operator: Operator,
     routes: Routes,
     metrics: Arc<Metrics>,
-    questions: Arc<Semaphore>,
+    intake: Intake,
+    questions: Questions,
+    /// The operator's own: they tell what hangs while everybody else waits.
+    operators: Questions,
     answering: TaskTracker,
 }
 
@@ -61,7 +65,9 @@ impl Server {
             operator,
             routes: Routes::new("compute", endpoints, ping_enabled),
             metrics,
-            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            intake: Intake::new(),
+            questions: Questions::new(),
+            operators: Questions::new(),
             answering: TaskTracker::new(),
         }
     }
@@ -74,7 +80,7 @@ impl Server {
         stop: CancellationToken,
     ) {
         while let Some(Some(request)) = stop.run_until_cancelled(incoming.recv()).await {
-            self.take(request).await;
+            self.take(request, &stop).await;
         }
         incoming.close();
         while let Some(request) = incoming.recv().await {
@@ -90,7 +96,7 @@ impl Server {
 
     /// Routes and decodes. An acknowledgement waits for the connection: it is left to the request's
     /// own task.
-    async fn take(self: &Arc<Self>, incoming: Incoming) {
+    async fn take(self: &Arc<Self>, incoming: Incoming, stop: &CancellationToken) {
         let Incoming { request, context, reply, ack, source } = incoming;
         let method = request.method.clone();
         debug!(method, request_id = context.request_id(), ?source, "request");
@@ -108,64 +114,63 @@ impl Server {
             Ok(Route::Endpoint(1)) => Task::Operator(request.args),
             Ok(Route::Endpoint(_)) => {
                 let id = request.unique_id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-                match decode(&method, request.args, id, context, from_root) {
+                match decode(&method, request.args, id, context.clone(), from_root) {
                     Err(fault) => Task::Answer(Err(fault)),
-                    Ok(Request::Ask(question)) => Task::Question(question),
-                    Ok(Request::Change(record)) => self.submit(&method, record).await,
+                    Ok(Request::Ask(question)) => Task::Question(Box::new(context), question),
+                    Ok(Request::Change(record)) => {
+                        match self.intake.take(record, &self.dispatcher, stop).await {
+                            Taken::Now(submitted) => after_journal(&method, submitted),
+                            Taken::Later(waiting) => Task::Waiting(waiting),
+                            Taken::Not => Task::HandBack,
+                        }
+                    }
                 }
             }
         };
-        let server = self.clone();
+        let (server, stop) = (self.clone(), stop.clone());
         self.answering.spawn(async move {
-            if matches!(task, Task::NotTaken(_)) {
+            let task = match task {
+                Task::Waiting(waiting) => match waiting.finish(&server.dispatcher, &stop).await {
+                    Some(submitted) => after_journal(&method, submitted),
+                    None => Task::HandBack,
+                },
+                task => task,
+            };
+            if matches!(task, Task::HandBack) {
                 // Not acknowledged either, so that the broker keeps it.
                 drop(ack);
-            } else {
-                ack.accept().await;
+                return reply.into_iter().for_each(|reply| reply.hand_back(&source));
             }
+            ack.accept().await;
             if let Some(answer) = server.work(&method, task).await {
                 finish(&server.metrics, &method, reply, answer);
             }
         });
     }
 
-    /// Writes a change into the journal.
-    async fn submit(&self, method: &str, record: AnyRecord) -> Task {
-        match self.dispatcher.submit(record).await {
-            Ok(Submission::Accepted(outcome)) => Task::Outcome(outcome),
-            Ok(Submission::Duplicate) => {
-                let message =
-                    "the request was taken up before; the instance's record tells how it ended";
-                Task::Answer(Err(Fault::nova("NovaException", message)))
-            }
-            Err(error) => {
-                error!(method, error = %Chain(&error), "the journal refused a request");
-                Task::NotTaken(journal_fault(&error))
-            }
-        }
-    }
-
     /// Does what is left to do for an answer. `None`: the agent goes down before there is one.
     async fn work(&self, method: &str, task: Task) -> Option<Result<Value, Fault>> {
         match task {
             Task::Answer(answer) => Some(answer),
-            Task::NotTaken(fault) => Some(Err(fault)),
+            Task::Waiting(_) | Task::HandBack => None,
             Task::Outcome(outcome) => {
                 let outcome = outcome.await.ok()?;
                 Some(outcome_reply(&outcome).map(|()| Value::Null))
             }
-            Task::Question(question) => {
-                let _permit = self.questions.acquire().await;
-                Some(self.answer_question(question).await)
+            Task::Question(context, question) => {
+                Some(self.questions.answer(self.answer_question(&context, question)).await)
             }
             Task::Operator(args) => {
-                let _permit = self.questions.acquire().await;
-                Some(self.operator.answer(method, &args).await)
+                Some(self.operators.answer(self.operator.answer(method, &args)).await)
             }
         }
     }
 
-    async fn answer_question(&self, question: Question) -> Result<Value, Fault> {
+    async fn answer_question(
+        &self,
+        context: &RequestContext,
+        question: Question,
+    ) -> Result<Value, Fault> {
         let on = self.dispatcher.backends();
         let fault = |error| query_fault(&error);
         match question {
@@ -173,13 +178,12 @@ impl Server {
                 query::console_output(on, uuid, tail).await.map(Value::from).map_err(fault)
             }
             Question::VncConsole { uuid, console_type } => {
-                let endpoint = query::vnc_console(on, uuid, &console_type).await.map_err(fault)?;
-                Ok(connection(&endpoint, "vnc"))
+                let access = console::open_vnc(on, context, uuid, &console_type).await;
+                Ok(connection(&access.map_err(fault)?, "vnc"))
             }
             Question::SerialConsole { uuid, console_type } => {
-                let endpoint =
-                    query::serial_console(on, uuid, &console_type).await.map_err(fault)?;
-                Ok(connection(&endpoint, "tcp"))
+                let access = console::open_serial(on, context, uuid, &console_type).await;
+                Ok(connection(&access.map_err(fault)?, "tcp"))
             }
             Question::ValidateConsolePort { uuid, port, console_type } => {
                 let valid = query::validate_console_port(on, uuid, &port, &console_type).await;
@@ -201,12 +205,27 @@ impl Server {
 /// What is left to do for a request once it is routed and decoded.
 enum Task {
     Answer(Result<Value, Fault>),
-    /// The journal could not take it.
-    NotTaken(Fault),
+    /// A change that the journal can't take now.
+    Waiting(Box<Waiting>),
+    /// It is left to the agent's next run.
+    HandBack,
     /// A change that is in the journal.
-    Outcome(oneshot::Receiver<crate::dispatch::Outcome>),
-    Question(Question),
+    Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>),
+    Question(Box<RequestContext>, Question),
     Operator(Map<String, Value>),
+}
+
+/// What is left to do for a change that the journal has looked at.
+fn after_journal(method: &str, submitted: Result<Submission, JournalError>) -> Task {
+    match submitted {
+        Ok(Submission::Accepted(outcome) | Submission::Duplicate(outcome)) => {
+            Task::Outcome(outcome)
+        }
+        Err(error) => {
+            error!(method, error = %Chain(&error), "a request can't be written into the journal");
+            Task::Answer(Err(journal_fault(&error)))
+        }
+    }
 }
 
 /// Answers, counts, and logs what went wrong: once, here.
@@ -226,15 +245,19 @@ fn finish(metrics: &Metrics, method: &str, reply: Option<ReplyTo>, answer: Resul
     }
 }
 
-/// nova's connection dict. There is no console proxy in standalone mode, so the address is the
-/// console's own and there is no token to give.
-fn connection(endpoint: &ConsoleEndpoint, scheme: &str) -> Value {
-    let ConsoleEndpoint { host, port } = endpoint;
+/// nova's connection dict. Where there is no console proxy the address is the console's own, and
+/// there is no token to give.
+fn connection(access: &ConsoleAccess, scheme: &str) -> Value {
+    let ConsoleEndpoint { host, port } = &access.endpoint;
+    let (token, url) = match &access.pass {
+        Some(pass) => (pass.token.expose().to_owned(), pass.url.expose().to_owned()),
+        None => (String::new(), format!("{scheme}://{host}:{port}")),
+    };
     json!({
         "host": host,
         "port": port,
         "internal_access_path": null,
-        "token": "",
-        "access_url": format!("{scheme}://{host}:{port}"),
+        "token": token,
+        "access_url": url,
     })
 }

@@ -10,19 +10,18 @@ use crate::hypervisor::guest::{
     self, DiskRole, GuestDisk, GuestImage, GuestInput, GuestKernel, GuestVif, serial_port_count,
 };
 use crate::hypervisor::spec::{
-    DomainSpec, FirmwareFiles, FlavorMetadata, InterfaceSource, PortMetadata,
+    CpuSpec, DomainSpec, FirmwareFiles, FlavorMetadata, InterfaceSource, PortMetadata,
 };
 use crate::images::Disk;
-use crate::model::object::{ImageMeta, Instance, InstanceInfoCache};
+use crate::model::object::{
+    ImageMeta, Instance, InstanceInfoCache, VirtCPUFeature, VirtCPUModel, VirtCPUTopology,
+};
 use crate::model::time::Timestamp;
 use crate::network::{Vif, VifSource, info_cache};
 
 /// The nova release whose domain XML this is: in the metadata and the SMBIOS tables, where nova's
 /// own tools and guests look for it.
 pub const NOVA_VERSION: &str = "33.0.2";
-
-/// Where nova keeps an instance's machine type, beside the image's properties.
-const MACHINE_TYPE: &str = "image_hw_machine_type";
 
 /// The disks and boot files of a guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,8 +120,9 @@ pub async fn definition(instance: &Instance, on: &Backends) -> Result<DomainSpec
     spec(instance, &image, &disks, &vifs(instance)?, settings, log, firmware)
 }
 
-/// Defines a new instance's domain from its parts, and notes its machine type: it must not change
-/// when the configured one does. nova: virt/libvirt/driver.py, `_register_all_undefined_instance_details`
+/// Defines a new instance's domain from its parts, and notes with the instance what hardware its
+/// image left open: it must not change when the configuration does.
+/// nova: virt/libvirt/driver.py, `_register_undefined_instance_details`
 pub async fn define_new(
     instance: &mut Instance,
     image: &ImageMeta,
@@ -131,13 +131,57 @@ pub async fn define_new(
     on: &Backends,
 ) -> StepResult {
     let log = on.images.console_log(instance.uuid()?);
-    let spec = spec(instance, image, disks, vifs, &on.settings, log, None)?;
-    if let Some(machine) = spec.os.machine.clone() {
-        instance.system_metadata.update(|metadata| {
-            metadata.insert(MACHINE_TYPE.to_owned(), Some(machine));
-        });
-    }
+    let input = input(instance, image, disks, vifs, &on.settings, log, None)?;
+    let spec = guest::domain_spec(&input)?;
+    let defaults = guest::image_defaults(&input)?;
+    instance.system_metadata.update(|metadata| {
+        for (property, value) in defaults {
+            metadata.entry(format!("image_{property}")).or_insert(value);
+        }
+    });
+    instance.vcpu_model.set(Some(vcpu_model(&spec.cpu)));
     Ok(on.hypervisor.define(&spec).await?)
+}
+
+/// The virtual CPU as the instance's record has it.
+/// nova: virt/libvirt/driver.py, `_cpu_config_to_vcpu_model`
+fn vcpu_model(cpu: &CpuSpec) -> VirtCPUModel {
+    let mut topology = VirtCPUTopology::default();
+    topology.sockets.set(Some(cpu.sockets.into()));
+    topology.cores.set(Some(cpu.cores.into()));
+    topology.threads.set(Some(cpu.threads.into()));
+    let features = cpu.features.iter().map(|(name, policy)| {
+        let mut feature = VirtCPUFeature::default();
+        feature.name.set(name.clone());
+        feature.policy.set(Some(policy.clone()));
+        feature
+    });
+    let mut model = VirtCPUModel::default();
+    model.arch.set(None);
+    model.vendor.set(None);
+    model.model.set(cpu.model.clone());
+    model.mode.set(cpu.mode.clone());
+    model.matching.set(Some("exact".to_owned()));
+    model.topology.set(Some(topology));
+    model.features.set(features.collect());
+    model
+}
+
+/// Where the guest will see its root disk: (bus, `/dev/vda`).
+///
+/// # Errors
+/// `Guest` for what no host could run.
+pub fn root_device(
+    instance: &Instance,
+    image: &ImageMeta,
+    settings: &Settings,
+) -> Result<(String, String), StepError> {
+    let root = Disk { path: PathBuf::from("disk"), format: "qcow2".to_owned() };
+    let disks = GuestDisks { root: Some(root), ..GuestDisks::default() };
+    let input = facts(instance, image, &disks, &[], settings)?;
+    let placed = guest::placed_disks(&input)?;
+    let root = placed.first().map(|disk| (disk.bus.clone(), format!("/dev/{}", disk.target)));
+    root.ok_or(StepError::NoDisk(instance.uuid()?))
 }
 
 /// Decides what the domain is made of. Looks at nothing but its arguments and the settings, apart
@@ -154,6 +198,38 @@ pub fn spec(
     console_log: PathBuf,
     firmware: Option<FirmwareFiles>,
 ) -> Result<DomainSpec, StepError> {
+    let input = input(instance, image, disks, vifs, settings, console_log, firmware)?;
+    Ok(guest::domain_spec(&input)?)
+}
+
+fn input(
+    instance: &Instance,
+    image: &ImageMeta,
+    disks: &GuestDisks,
+    vifs: &[Vif],
+    settings: &Settings,
+    console_log: PathBuf,
+    firmware: Option<FirmwareFiles>,
+) -> Result<GuestInput, StepError> {
+    let mut input = facts(instance, image, disks, vifs, settings)?;
+    input.console_log = Some(console_log);
+    input.firmware = firmware;
+    if let Some(ports) = &settings.serial_ports {
+        let count = serial_port_count(&input.flavor.extra_specs, &input.image.properties)?;
+        let taken = ports.take(input.uuid, count as usize);
+        input.serial_ports = taken.ok_or(StepError::NoSerialPort)?;
+    }
+    Ok(input)
+}
+
+/// What the instance, its image and the settings say of the guest; nothing is taken.
+fn facts(
+    instance: &Instance,
+    image: &ImageMeta,
+    disks: &GuestDisks,
+    vifs: &[Vif],
+    settings: &Settings,
+) -> Result<GuestInput, StepError> {
     let uuid = instance.uuid()?;
     let flavor = flavor(instance)?;
     let properties: BTreeMap<String, String> = image
@@ -162,14 +238,7 @@ pub fn spec(
         .into_iter()
         .map(|(name, text)| (name.to_owned(), text))
         .collect();
-    let serial_ports = match &settings.serial_ports {
-        None => Vec::new(),
-        Some(ports) => {
-            let count = serial_port_count(&flavor.extra_specs, &properties)?;
-            ports.take(uuid, count as usize).ok_or(StepError::NoSerialPort)?
-        }
-    };
-    let input = GuestInput {
+    Ok(GuestInput {
         uuid,
         name: instance.name(&settings.name_template)?,
         display_name: instance.display_name.value().cloned().unwrap_or_default(),
@@ -193,13 +262,12 @@ pub fn spec(
             .clone()
             .map(|kernel| GuestKernel { kernel, ramdisk: disks.ramdisk.clone() }),
         vifs: vifs.iter().map(guest_vif).collect(),
-        console_log: Some(console_log),
-        serial_ports,
-        firmware,
+        console_log: None,
+        serial_ports: Vec::new(),
+        firmware: None,
         options: settings.guest.clone(),
         host: settings.guest_host.clone(),
-    };
-    Ok(guest::domain_spec(&input)?)
+    })
 }
 
 fn flavor(instance: &Instance) -> Result<FlavorMetadata, StepError> {

@@ -29,6 +29,28 @@ pub struct Stage<'a> {
     pub context: &'a RequestContext,
     /// Where long copies report how far they are.
     pub running: &'a Running,
+    /// Cancelled when a delete waits for this workflow's end.
+    pub hurry: &'a CancellationToken,
+    /// Cancelled when a delete waits and the step may still be given up: a long wait then ends with
+    /// [`StepError::Cancelled`]. Never in an undo, nor from [`Workflow::COMMITTED_FROM`] on.
+    pub give_up: &'a CancellationToken,
+}
+
+impl Stage<'_> {
+    /// Does `work`, which must be safe to drop half-way, unless the step is given up.
+    ///
+    /// # Errors
+    /// [`StepError::Cancelled`]; what `work` says.
+    pub async fn unless_given_up<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, StepError>
+    where
+        StepError: From<E>,
+    {
+        let done = self.give_up.run_until_cancelled(work).await;
+        Ok(done.ok_or(StepError::Cancelled)??)
+    }
 }
 
 /// What becomes of an instance, as steps.
@@ -66,7 +88,7 @@ pub trait Workflow: Clone + Debug + Serialize + DeserializeOwned + Send + Sync +
     ) -> impl Future<Output = StepResult> + Send;
 }
 
-/// What stops a workflow between two steps.
+/// What stops a workflow between two steps, or in a step that only waits.
 #[derive(Debug, Clone, Default)]
 pub struct Controls {
     /// A delete arrived: what was done is undone.
@@ -99,7 +121,7 @@ pub enum Ending<'a> {
 ///
 /// # Cancel safety
 /// Not cancel safe: a dropped step leaves its C call or child process running. `controls` are read
-/// between steps.
+/// between steps, and by steps that do nothing but wait.
 pub async fn run<W: Workflow>(
     record: &mut Record<W>,
     journal: &dyn Journal,
@@ -108,7 +130,9 @@ pub async fn run<W: Workflow>(
     controls: &Controls,
 ) -> Result<Option<StepError>, JournalError> {
     let context = record.context.clone();
-    let stage = Stage { on, context: &context, running };
+    let (hurry, never) = (&controls.cancel, CancellationToken::new());
+    let firm = Stage { on, context: &context, running, hurry, give_up: &never };
+    let early = Stage { on, context: &context, running, hurry, give_up: hurry };
     let mut stopped_by = None;
     if record.head.phase == Phase::Queued {
         record.head.phase = Phase::Forward;
@@ -121,12 +145,13 @@ pub async fn run<W: Workflow>(
         }
         let position = record.head.next;
         let committed = position >= W::COMMITTED_FROM;
+        let stage = if committed { &firm } else { &early };
         let step = W::STEPS[position];
         running.at_step(position, &step);
         let result = if controls.cancel.is_cancelled() && !committed {
             Err(StepError::Cancelled)
         } else {
-            timed(running, step, record.workflow.apply(step, &stage)).await
+            timed(running, step, record.workflow.apply(step, stage)).await
         };
         match result {
             Ok(()) => {
@@ -134,7 +159,7 @@ pub async fn run<W: Workflow>(
                 attempt = 1;
             }
             Err(error) if attempt < ATTEMPTS && may_pass(&error, committed) => {
-                pause(attempt, controls).await;
+                stage.give_up.run_until_cancelled(pause(attempt, controls)).await;
                 attempt += 1;
             }
             Err(error) => {
@@ -162,7 +187,7 @@ pub async fn run<W: Workflow>(
         let position = record.head.next.min(W::STEPS.len().saturating_sub(1));
         let step = W::STEPS[position];
         running.undoing_step(position, &step);
-        match timed_undo(step, record.workflow.undo(step, &stage)).await {
+        match timed_undo(step, record.workflow.undo(step, &firm)).await {
             Ok(()) if position == 0 => record.head.phase = Phase::Undone,
             Ok(()) => {
                 record.head.next = position - 1;
@@ -179,7 +204,7 @@ pub async fn run<W: Workflow>(
         }
     }
     write(record, journal, controls).await?;
-    settle(record, journal, &stage, controls).await?;
+    settle(record, journal, &firm, controls).await?;
     Ok(stopped_by)
 }
 

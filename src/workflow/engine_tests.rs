@@ -2,6 +2,7 @@
 //! step done twice ends the same, and a crash at any journal write resumes to the same end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,8 @@ use super::unpause::Unpause;
 use super::world::{HasSubject, MemoryJournal, UUID, World, spawn, subject};
 use super::{StepError, StepResult};
 use crate::health::Metrics;
-use crate::model::state::TaskState;
+use crate::model::class::Class;
+use crate::model::state::{TaskState, VmState};
 
 /// When a step is made to fail: before its work, or after all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -409,4 +411,75 @@ async fn a_journal_that_is_locked_for_a_while_is_waited_for() {
     world.run(&mut record, &journal).await.unwrap();
     assert_eq!(record.head.phase, Phase::Done);
     assert!(record.head.settled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_build_that_does_not_fit_goes_to_the_next_host() {
+    let world = World::new();
+    world.node.refuse("Free memory 1.00 MB < requested 128 MB");
+    let args = serde_json::json!({
+        "filter_properties": {"retry": {"num_attempts": 1}}, "host_list": [{"next": "host"}],
+    });
+    let mut build = spawn();
+    build.hand_back(super::reschedule::BuildArguments::of(args.as_object().unwrap()));
+    let mut record = world.record(build).await;
+    let error = world.run(&mut record, &MemoryJournal::default()).await.unwrap().unwrap();
+    assert_eq!(error.class(), Class::Reschedule);
+    let sent = serde_json::Value::from(world.node.sent().remove(0));
+    assert_eq!(sent["host_lists"], serde_json::json!([[{"next": "host"}]]));
+    assert_eq!(world.node.released(), [UUID]);
+    let found = world.records.all().remove(0);
+    assert_eq!(found.task_state.value(), Some(&TaskState::Scheduling));
+    assert_eq!(found.vm_state.value(), Some(&VmState::Building));
+    assert_eq!((found.host.value(), world.faults().await), (None, 0));
+    assert!(world.leftovers().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_another_try_the_user_is_told_and_the_allocation_goes() {
+    let world = World::new();
+    world.node.refuse("Free memory 1.00 MB < requested 128 MB");
+    let mut record = world.record(spawn()).await;
+    world.run(&mut record, &MemoryJournal::default()).await.unwrap().unwrap();
+    assert!(world.node.sent().is_empty());
+    assert_eq!(world.node.released(), [UUID]);
+    let found = world.records.all().remove(0);
+    assert_eq!(found.vm_state.value(), Some(&VmState::Error));
+    assert_eq!((found.host.value(), world.faults().await), (None, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_outlives_its_deadline_is_undone_once_it_is_over() {
+    let world = World::with_guest().await;
+    let before = world.state().await;
+    world.hypervisor.set_save_time(Duration::from_secs(1830), true);
+    let mut record = world.record(suspend()).await;
+    world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+    assert_eq!(record.head.phase, Phase::Undone, "{:?}", record.head.undo_failure);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(world.state().await, before);
+    assert_eq!(world.hypervisor.get(UUID).unwrap().boots, 1, "its memory is restored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_cannot_be_ended_leaves_the_undo_stuck_and_not_a_false_record() {
+    let world = World::with_guest().await;
+    world.hypervisor.set_save_time(Duration::from_secs(100_000), true);
+    let mut record = world.record(suspend()).await;
+    world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+    assert_eq!(record.head.phase, Phase::Stuck);
+    assert!(record.head.undo_failure.unwrap().contains("being saved"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_outlives_the_agent_is_waited_for_by_the_next() {
+    let world = World::with_guest().await;
+    world.hypervisor.set_save_time(Duration::from_secs(20), true);
+    let mut record = world.record(suspend()).await;
+    world.hypervisor.leave_save(UUID);
+    record.head.phase = Phase::Forward;
+    record.head.next = 1;
+    world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+    assert_eq!(record.head.phase, Phase::Done, "{:?}", record.head.failure);
+    assert!(world.hypervisor.get(UUID).unwrap().managed_save);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::engine::{Ending, Stage};
@@ -143,12 +144,14 @@ pub fn expecting(states: &[TaskState]) -> Expected {
 /// Waits until the domain is as `test` wants it: by events, with polling behind them.
 ///
 /// # Errors
-/// [`StepError::NotThere`] after `within`; what the hypervisor says.
+/// [`StepError::NotThere`] after `within`; [`StepError::Cancelled`] when `cancel` says so; what the
+/// hypervisor says.
 pub async fn await_domain(
     on: &Backends,
     uuid: Uuid,
     wanted: &'static str,
     within: Duration,
+    cancel: &CancellationToken,
     test: impl Fn(Option<&DomainInfo>) -> bool + Send,
 ) -> Result<Option<DomainInfo>, StepError> {
     let deadline = Instant::now() + within;
@@ -161,7 +164,8 @@ pub async fn await_domain(
             // libvirtd may be restarting: the deadline decides.
             Err(error) if Instant::now() >= deadline => return Err(error.into()),
             Err(_) => {
-                tokio::time::sleep(POLL).await;
+                let pause = cancel.run_until_cancelled(tokio::time::sleep(POLL)).await;
+                pause.ok_or(StepError::Cancelled)?;
                 continue;
             }
         };
@@ -178,21 +182,51 @@ pub async fn await_domain(
         loop {
             tokio::select! {
                 () = &mut poll => break,
+                () = cancel.cancelled() => return Err(StepError::Cancelled),
                 event = events.recv() => match event {
                     Ok(event) if event.instance_uuid == uuid => break,
                     Ok(_) => {}
                     Err(RecvError::Lagged(_)) => break,
-                    Err(RecvError::Closed) => { (&mut poll).await; break; }
+                    Err(RecvError::Closed) => { cancel.run_until_cancelled(&mut poll).await; break; }
                 },
             }
         }
     }
 }
 
-/// Waits until the domain runs (or is paused, which a resumed guest may be).
-pub async fn await_running(on: &Backends, uuid: Uuid) -> Result<DomainInfo, StepError> {
-    let within = on.settings.state_timeout;
-    let found = await_domain(on, uuid, "running", within, is_running).await?;
+/// Waits until no job works on the domain: how a save ends, nobody knows before.
+///
+/// # Errors
+/// As for [`await_domain`].
+pub async fn await_no_job(
+    on: &Backends,
+    uuid: Uuid,
+    within: Duration,
+    cancel: &CancellationToken,
+) -> StepResult {
+    let deadline = Instant::now() + within;
+    loop {
+        let late = Instant::now() >= deadline;
+        match on.hypervisor.has_job(uuid).await {
+            Ok(false) => return Ok(()),
+            Ok(true) if late => {
+                let (wanted, found) = ("left alone by libvirt", "being saved".to_owned());
+                return Err(StepError::NotThere { wanted, found, within });
+            }
+            Err(error) if late => return Err(error.into()),
+            // libvirtd may be restarting: the deadline decides.
+            Ok(true) | Err(_) => {}
+        }
+        let pause = cancel.run_until_cancelled(tokio::time::sleep(POLL)).await;
+        pause.ok_or(StepError::Cancelled)?;
+    }
+}
+
+/// Waits until the domain runs (or is paused, which a resumed guest may be), or the step is given
+/// up.
+pub async fn await_running(stage: &Stage<'_>, uuid: Uuid) -> Result<DomainInfo, StepError> {
+    let (on, within) = (stage.on, stage.on.settings.state_timeout);
+    let found = await_domain(on, uuid, "running", within, stage.give_up, is_running).await?;
     found.ok_or_else(|| HypervisorError::NoDomain(uuid).into())
 }
 
@@ -209,8 +243,14 @@ pub fn is_active(found: Option<&DomainInfo>) -> bool {
 
 /// Presses the power button until the guest is off or `shutdown_timeout` is over, pressing again
 /// each `shutdown_retry_interval`: a guest may be too early in its boot to notice. Says whether it
-/// went off by itself. nova: virt/libvirt/driver.py, _clean_shutdown
-pub async fn shut_down(on: &Backends, uuid: Uuid, timeout: Duration) -> Result<bool, StepError> {
+/// went off by itself; one that is to be deleted gets no more time.
+/// nova: virt/libvirt/driver.py, _clean_shutdown
+pub async fn shut_down(
+    stage: &Stage<'_>,
+    uuid: Uuid,
+    timeout: Duration,
+) -> Result<bool, StepError> {
+    let on = stage.on;
     let deadline = Instant::now() + timeout;
     loop {
         let found = on.hypervisor.domain(uuid).await?;
@@ -220,7 +260,8 @@ pub async fn shut_down(on: &Backends, uuid: Uuid, timeout: Duration) -> Result<b
         let ends = found.as_ref().is_some_and(|info| info.power_state == PowerState::Shutdown);
         let left = deadline.saturating_duration_since(Instant::now());
         // A paused guest can't react.
-        if left.is_zero() || !(ends || is_running(found.as_ref())) {
+        let hurry = stage.hurry.is_cancelled();
+        if hurry || left.is_zero() || !(ends || is_running(found.as_ref())) {
             return Ok(false);
         }
         if !ends {
@@ -232,9 +273,10 @@ pub async fn shut_down(on: &Backends, uuid: Uuid, timeout: Duration) -> Result<b
             }
         }
         let within = left.min(on.settings.shutdown_retry_interval.max(POLL));
-        match await_domain(on, uuid, "shut off", within, |found| !is_active(found)).await {
+        let off = |found: Option<&DomainInfo>| !is_active(found);
+        match await_domain(on, uuid, "shut off", within, stage.hurry, off).await {
             Ok(_) => return Ok(true),
-            Err(StepError::NotThere { .. }) => {}
+            Err(StepError::NotThere { .. } | StepError::Cancelled) => {}
             Err(error) => return Err(error),
         }
     }
@@ -247,7 +289,8 @@ pub async fn cut_power(on: &Backends, uuid: Uuid) -> StepResult {
         Err(error) => return Err(error.into()),
     }
     let within = on.settings.state_timeout;
-    await_domain(on, uuid, "shut off", within, |found| !is_active(found)).await?;
+    let never = CancellationToken::new();
+    await_domain(on, uuid, "shut off", within, &never, |found| !is_active(found)).await?;
     Ok(())
 }
 
@@ -258,13 +301,6 @@ pub fn shutdown_timeout(instance: &Instance, on: &Backends) -> Duration {
     let own = metadata.and_then(|all| all.get("image_os_shutdown_timeout")).cloned().flatten();
     let seconds = own.and_then(|text| text.parse().ok()).filter(|own| *own <= MAX_SHUTDOWN_SECONDS);
     seconds.map_or(on.settings.shutdown_timeout, Duration::from_secs)
-}
-
-/// `launched_at` and the host fields of an instance that now lives here.
-pub fn place_here(instance: &mut Instance, on: &Backends) {
-    instance.host.set(Some(on.settings.host.clone()));
-    instance.node.set(Some(on.settings.node.clone()));
-    instance.launched_on.set(Some(on.settings.host.clone()));
 }
 
 /// Now, for a record.

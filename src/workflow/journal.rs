@@ -119,6 +119,9 @@ pub trait Journal: Send + Sync {
     /// Records that aren't settled, in the order in which they were added.
     async fn unsettled(&self) -> Result<Vec<Stored>, JournalError>;
 
+    /// The record of that id, if it isn't forgotten yet.
+    async fn find(&self, id: &str) -> Result<Option<Head>, JournalError>;
+
     /// Heads of stuck records, for the operator.
     async fn stuck(&self) -> Result<Vec<Head>, JournalError>;
 
@@ -144,6 +147,13 @@ pub enum JournalError {
     /// Sealed with another key, or damaged.
     #[error("record {id} of the journal can't be opened: {message}")]
     Unreadable { id: String, message: String },
+}
+
+impl JournalError {
+    /// Whether the same write may succeed later.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Storage { .. })
+    }
 }
 
 mod class_name {

@@ -17,6 +17,7 @@ use crate::images::{ImageError, Images};
 use crate::model::class::Class;
 use crate::model::object::{NameError, NameTemplate, ObjectError};
 use crate::network::{Network, NetworkError};
+use crate::node::scheduling::{Scheduling, SchedulingError};
 use crate::node::{ClaimError, Claims};
 use crate::records::{Records, RecordsError};
 use serial_ports::SerialPorts;
@@ -32,6 +33,7 @@ pub mod pause;
 pub mod power_off;
 pub mod power_on;
 pub mod reboot;
+pub mod reschedule;
 pub mod resume;
 pub mod seal;
 pub mod serial_ports;
@@ -54,6 +56,7 @@ pub struct Backends {
     pub network: Arc<dyn Network>,
     pub records: Arc<dyn Records>,
     pub claims: Arc<dyn Claims>,
+    pub scheduling: Arc<dyn Scheduling>,
     pub settings: Arc<Settings>,
 }
 
@@ -81,6 +84,9 @@ impl Settings {
                 vnc_enabled: true,
                 vnc_proxyclient_address: "127.0.0.1".to_owned(),
                 serial_enabled: false,
+                novncproxy_base_url: "http://127.0.0.1:6080/vnc_auto.html".to_owned(),
+                serial_base_url: "ws://127.0.0.1:6083/".to_owned(),
+                token_ttl: Duration::from_secs(600),
             },
         }
     }
@@ -124,6 +130,11 @@ pub struct ConsoleSettings {
     pub vnc_enabled: bool,
     pub vnc_proxyclient_address: String,
     pub serial_enabled: bool,
+    /// Where users' browsers find the proxies.
+    pub novncproxy_base_url: String,
+    pub serial_base_url: String,
+    /// How long a token is good for.
+    pub token_ttl: Duration,
 }
 
 pub type StepResult = Result<(), StepError>;
@@ -141,6 +152,8 @@ pub enum StepError {
     Records(#[from] RecordsError),
     #[error(transparent)]
     Claim(#[from] ClaimError),
+    #[error(transparent)]
+    Scheduling(#[from] SchedulingError),
     #[error(transparent)]
     Guest(#[from] GuestError),
     #[error("the request's instance is incomplete")]
@@ -184,6 +197,7 @@ impl StepError {
             Self::Network(e) => e.class(),
             Self::Records(e) => e.class(),
             Self::Claim(e) => e.class(),
+            Self::Scheduling(_) => Class::Transient,
             Self::Guest(e) => e.class(),
             Self::Object(_)
             | Self::Name(_)

@@ -44,9 +44,14 @@ impl Workflow for Pause {
             }
             Step::PauseDomain => {
                 on.hypervisor.pause(uuid).await?;
-                await_domain(on, uuid, "paused", on.settings.state_timeout, |found| {
-                    found.is_some_and(|info| info.power_state == PowerState::Paused)
-                })
+                await_domain(
+                    on,
+                    uuid,
+                    "paused",
+                    on.settings.state_timeout,
+                    stage.give_up,
+                    |found| found.is_some_and(|info| info.power_state == PowerState::Paused),
+                )
                 .await?;
                 Ok(())
             }

@@ -42,7 +42,7 @@ impl Workflow for PowerOff {
             Step::Begin => self.subject.begin(stage).await,
             Step::ShutDown if self.clean => {
                 let timeout = shutdown_timeout(&self.subject.instance, on);
-                if !shut_down(on, uuid, timeout).await? {
+                if !shut_down(stage, uuid, timeout).await? {
                     tracing::warn!(?timeout, "the guest did not shut down: its power is cut");
                 }
                 Ok(())

@@ -61,7 +61,7 @@ impl Workflow for PowerOn {
             Step::DefineDomain => define(&self.subject.instance, on).await,
             Step::StartDomain => {
                 on.hypervisor.start(uuid, StartOptions::default()).await?;
-                await_running(on, uuid).await?;
+                await_running(stage, uuid).await?;
                 Ok(())
             }
             Step::Record => {

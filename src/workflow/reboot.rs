@@ -107,7 +107,7 @@ impl Workflow for Reboot {
                 let found = on.hypervisor.domain(uuid).await?;
                 if self.kind == Kind::Soft && self.is_old(found.as_ref()) {
                     let timeout = on.settings.soft_reboot_timeout;
-                    if !shut_down(on, uuid, timeout).await? {
+                    if !shut_down(stage, uuid, timeout).await? {
                         tracing::warn!(?timeout, "the guest did not shut down: rebooting it hard");
                     }
                 }
@@ -133,7 +133,7 @@ impl Workflow for Reboot {
             }
             Step::StartDomain => {
                 on.hypervisor.start(uuid, StartOptions::default()).await?;
-                await_running(on, uuid).await?;
+                await_running(stage, uuid).await?;
                 Ok(())
             }
             Step::Record => {

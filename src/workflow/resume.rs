@@ -1,11 +1,12 @@
 //! Resume: the guest's memory comes back from disk. nova: compute/manager.py, resume_instance
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::StepResult;
 use super::domain::plug_vifs;
 use super::engine::{Ending, Stage, Workflow};
-use super::instance::{Subject, await_running, expecting, is_active};
+use super::instance::{Subject, await_no_job, await_running, expecting, is_active};
 use super::suspend::OLD_VM_STATE;
 use crate::hypervisor::{HypervisorError, StartOptions};
 use crate::model::state::{PowerState, TaskState, VmState};
@@ -61,10 +62,10 @@ impl Workflow for Resume {
             Step::StartDomain => {
                 on.hypervisor.start(uuid, StartOptions::default()).await?;
                 if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {
-                    await_running(on, uuid).await?;
+                    await_running(stage, uuid).await?;
                 }
                 on.hypervisor.unpause(uuid).await?;
-                await_running(on, uuid).await?;
+                await_running(stage, uuid).await?;
                 Ok(())
             }
             Step::Record => {
@@ -83,6 +84,9 @@ impl Workflow for Resume {
         match step {
             Step::Begin | Step::PlugVifs => Ok(()),
             Step::StartDomain => {
+                // An earlier attempt's save may not be over yet.
+                let never = CancellationToken::new();
+                await_no_job(on, uuid, on.settings.save_timeout, &never).await?;
                 let found = on.hypervisor.domain(uuid).await?;
                 if self.was_saved && is_active(found.as_ref()) {
                     return match on.hypervisor.managed_save(uuid, on.settings.save_timeout).await {

@@ -9,16 +9,19 @@ use serde::{Deserialize, Serialize};
 
 use std::path::Path;
 
-use super::domain::{GuestDisks, define_new, place_vifs};
+use super::domain::{GuestDisks, define_new, place_vifs, root_device};
 use super::engine::{Ending, Stage, Workflow};
-use super::instance::{Subject, await_running, cut_power, expecting, now, place_here};
+use super::instance::{Subject, await_running, cut_power, expecting, now};
+use super::journal::Failure;
+use super::reschedule::BuildArguments;
 use super::{Settings, config_drive, domain};
 use super::{StepError, StepResult};
 use crate::hypervisor::StartOptions;
 use crate::hypervisor::spec::DomainSpec;
 use crate::images::cache::check_fits;
 use crate::images::{CachedImage, Disk, ImageRequest};
-use crate::model::object::ImageMeta;
+use crate::model::class::Class;
+use crate::model::object::{BlockDeviceMapping, ImageMeta, SchedulerLimits};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::{RequestedNetwork, Vif};
@@ -36,8 +39,12 @@ pub struct Build {
     pub admin_password: Option<Secret>,
     /// (path in the guest, content in base64): they go on the config drive.
     pub injected_files: Vec<(String, Secret)>,
-    /// How many of its disks would come from volumes.
-    pub from_volumes: usize,
+    /// Its disks, as nova-api recorded them.
+    pub block_devices: Vec<BlockDeviceMapping>,
+    /// What the scheduler counted on, where it oversubscribes.
+    pub limits: Option<SchedulerLimits>,
+    /// For the next host, if this one fails.
+    pub arguments: BuildArguments,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,7 +60,9 @@ pub struct Spawn {
 pub enum Step {
     Begin,
     CheckAbsent,
+    Claim,
     AllocateNetwork,
+    MapBlockDevices,
     FetchImage,
     CreateDirectory,
     CreateDisk,
@@ -68,6 +77,11 @@ pub enum Step {
 impl Spawn {
     pub fn new(subject: Subject, build: Build) -> Self {
         Self { subject, build, vifs: Vec::new(), base: None, disks: GuestDisks::default() }
+    }
+
+    #[cfg(test)]
+    pub fn hand_back(&mut self, arguments: BuildArguments) {
+        self.build.arguments = arguments;
     }
 
     /// Shows the user how far the build is.
@@ -119,7 +133,7 @@ impl Spawn {
 
     /// What isn't built is refused before anything is made, and never left out.
     fn check_supported(&self) -> StepResult {
-        if self.build.from_volumes > 0 {
+        if self.build.block_devices.iter().any(BlockDeviceMapping::is_volume) {
             return Err(StepError::NotSupported("a disk from a volume"));
         }
         let flavor = self.subject.instance.flavor.get();
@@ -154,7 +168,9 @@ impl Workflow for Spawn {
     const STEPS: &'static [Step] = &[
         Step::Begin,
         Step::CheckAbsent,
+        Step::Claim,
         Step::AllocateNetwork,
+        Step::MapBlockDevices,
         Step::FetchImage,
         Step::CreateDirectory,
         Step::CreateDisk,
@@ -166,7 +182,7 @@ impl Workflow for Spawn {
         Step::Activate,
     ];
     /// The guest runs and may be in use: only the record is left to write.
-    const COMMITTED_FROM: usize = 11;
+    const COMMITTED_FROM: usize = 13;
 
     async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
@@ -177,7 +193,10 @@ impl Workflow for Spawn {
                 let instance = &mut self.subject.instance;
                 instance.vm_state.set(Some(VmState::Building));
                 instance.task_state.set(None);
-                place_here(instance, on);
+                let roles = stage.context.roles.join(",");
+                instance.system_metadata.update(|metadata| {
+                    metadata.insert("boot_roles".to_owned(), Some(roles));
+                });
                 Ok(on.records.save(stage.context, instance, building()).await?)
             }
             Step::CheckAbsent => {
@@ -191,6 +210,12 @@ impl Workflow for Spawn {
                 }
                 Ok(())
             }
+            Step::Claim => {
+                let instance = &mut self.subject.instance;
+                let limits = self.build.limits.as_ref();
+                on.claims.claim(stage.context, instance, limits).await?;
+                Ok(on.records.save(stage.context, instance, building()).await?)
+            }
             Step::AllocateNetwork => {
                 self.enter(TaskState::Networking, stage).await?;
                 let networks = &self.build.networks;
@@ -199,13 +224,25 @@ impl Workflow for Spawn {
                 let instance = &mut self.subject.instance;
                 Ok(on.records.save(stage.context, instance, building()).await?)
             }
+            Step::MapBlockDevices => {
+                let (instance, image) = (&mut self.subject.instance, &self.build.image_meta);
+                let (bus, name) = root_device(instance, image, &on.settings)?;
+                for device in self.build.block_devices.iter_mut().filter(|d| d.is_root()) {
+                    device.device_name.set(Some(name.clone()));
+                    device.disk_bus.set(Some(bus.clone()));
+                    on.records.save_block_device(stage.context, device).await?;
+                }
+                instance.root_device_name.set(Some(name));
+                self.enter(TaskState::BlockDeviceMapping, stage).await
+            }
             Step::FetchImage => {
                 self.enter(TaskState::Spawning, stage).await?;
-                let base = on.images.cache(&self.build.image, &report).await?;
+                let fetch = on.images.cache(&self.build.image, &report);
+                let base = stage.unless_given_up(fetch).await?;
                 check_fits(&base, self.root_gib())?;
                 self.base = Some(base);
                 for image in self.build.kernel.iter().chain(&self.build.ramdisk) {
-                    on.images.cache(image, &report).await?;
+                    stage.unless_given_up(on.images.cache(image, &report)).await?;
                 }
                 Ok(())
             }
@@ -252,7 +289,7 @@ impl Workflow for Spawn {
             }
             Step::StartDomain => {
                 on.hypervisor.start(uuid, StartOptions::default()).await?;
-                await_running(on, uuid).await?;
+                await_running(stage, uuid).await?;
                 Ok(())
             }
             Step::Activate => {
@@ -263,7 +300,11 @@ impl Workflow for Spawn {
                     return Ok(());
                 }
                 self.subject.instance.launched_at.set(now());
-                self.subject.record(VmState::Active, PowerState::Running, building(), stage).await
+                self.subject
+                    .record(VmState::Active, PowerState::Running, building(), stage)
+                    .await?;
+                on.scheduling.placed(stage.context, &self.subject.instance).await;
+                Ok(())
             }
         }
     }
@@ -271,7 +312,8 @@ impl Workflow for Spawn {
     async fn undo(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
         match step {
-            Step::Begin | Step::CheckAbsent | Step::FetchImage => Ok(()),
+            Step::Begin | Step::CheckAbsent | Step::MapBlockDevices | Step::FetchImage => Ok(()),
+            Step::Claim => Ok(on.claims.abort(stage.context, &mut self.subject.instance).await?),
             Step::AllocateNetwork => {
                 on.network.deallocate(stage.context, uuid, &self.vifs).await?;
                 self.vifs.clear();
@@ -295,35 +337,60 @@ impl Workflow for Spawn {
     }
 
     async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
+        let claims = &stage.on.claims;
         let failure = match ending {
-            Ending::Done => return self.subject.settle(ending, stage).await,
-            Ending::Stuck(_) => return self.subject.settle(ending, stage).await,
-            Ending::Undone(failure) => {
-                // Nothing of it is left here.
-                let instance = &mut self.subject.instance;
-                instance.host.set(None);
-                instance.node.set(None);
-                instance.launched_on.set(None);
-                failure
+            Ending::Done => {
+                claims.built(stage.context, true).await;
+                claims.note(stage.context, &self.subject.instance).await;
+                return self.subject.settle(ending, stage).await;
             }
+            Ending::Stuck(_) => {
+                claims.built(stage.context, false).await;
+                return self.subject.settle(ending, stage).await;
+            }
+            Ending::Undone(failure) => failure,
         };
+        // Nothing of it is left here.
+        let instance = &mut self.subject.instance;
+        instance.host.set(None);
+        instance.node.set(None);
+        instance.launched_on.set(None);
         if failure.cancelled {
             // The delete that follows owns the states.
-            let (uuid, event) = (self.subject.uuid()?, &self.subject.event);
-            let failed = Some((failure.message.as_str(), ""));
-            return Ok(on_records(stage)
-                .event_finished(stage.context, uuid, event, failed)
-                .await?);
+            return self.finish(failure, stage).await;
         }
-        let instance = &mut self.subject.instance;
+        claims.built(stage.context, false).await;
+        if failure.class == Class::Reschedule && self.build.arguments.may_retry() {
+            return self.build_elsewhere(failure, stage).await;
+        }
+        claims.release_allocation(stage.context, instance).await?;
         instance.vm_state.set(Some(VmState::Error));
         instance.task_state.set(None);
         instance.power_state.set(Some(PowerState::NoState.number()));
-        on_records(stage).save(stage.context, instance, Expected::Any).await?;
+        stage.on.records.save(stage.context, instance, Expected::Any).await?;
         self.subject.fault(failure, stage).await
     }
 }
 
-fn on_records<'a>(stage: &Stage<'a>) -> &'a dyn crate::records::Records {
-    stage.on.records.as_ref()
+impl Spawn {
+    /// Hands the build back: the conductor tries the hosts that are left, and tells the user when
+    /// there is none. The allocation goes first: the next host may be this one's neighbour in the
+    /// same project's quota, and claims its own.
+    async fn build_elsewhere(&mut self, failure: &Failure, stage: &Stage<'_>) -> StepResult {
+        let instance = &mut self.subject.instance;
+        instance.task_state.set(Some(TaskState::Scheduling));
+        stage.on.records.save(stage.context, instance, Expected::Any).await?;
+        stage.on.claims.release_allocation(stage.context, instance).await?;
+        let args = self.build.arguments.build_instances(instance, failure);
+        stage.on.scheduling.build_elsewhere(stage.context, args).await?;
+        // nova's event ends as a success: the build goes on elsewhere.
+        let (uuid, event) = (self.subject.uuid()?, &self.subject.event);
+        Ok(stage.on.records.event_finished(stage.context, uuid, event, None).await?)
+    }
+
+    async fn finish(&self, failure: &Failure, stage: &Stage<'_>) -> StepResult {
+        let (uuid, event) = (self.subject.uuid()?, &self.subject.event);
+        let failed = Some((failure.message.as_str(), ""));
+        Ok(stage.on.records.event_finished(stage.context, uuid, event, failed).await?)
+    }
 }

@@ -213,6 +213,15 @@ impl Journal for SqliteJournal {
         .await
     }
 
+    async fn find(&self, id: &str) -> Result<Option<Head>, JournalError> {
+        let id = id.to_owned();
+        self.with("read", move |_, connection| {
+            let query = format!("SELECT {HEAD} FROM workflow WHERE id = ?1");
+            Ok(connection.query_row(&query, [id], head).optional()?)
+        })
+        .await
+    }
+
     async fn stuck(&self) -> Result<Vec<Head>, JournalError> {
         self.with("read", |_, connection| {
             let mut statement = connection.prepare(&format!(

@@ -65,7 +65,12 @@ impl Workflow for Terminate {
                 }
                 Ok(())
             }
-            Step::RemoveDirectory => Ok(on.images.remove_directory(uuid).await?),
+            Step::RemoveDirectory => {
+                on.images.remove_directory(uuid).await?;
+                // Saved with the rest. nova: `_run_pending_deletes` looks for those that aren't.
+                self.subject.instance.cleaned.set(true);
+                Ok(())
+            }
             Step::DeallocateNetwork => {
                 let vifs = known_vifs(&self.subject.instance);
                 Ok(on.network.deallocate(stage.context, uuid, &vifs).await?)
@@ -82,6 +87,10 @@ impl Workflow for Terminate {
                     saved => saved?,
                 }
                 on.records.event_finished(stage.context, uuid, &self.subject.event, None).await?;
+                on.claims.note(stage.context, instance).await;
+                on.claims.release_allocation(stage.context, instance).await?;
+                on.records.forget_consoles(stage.context, uuid).await?;
+                on.scheduling.gone(stage.context, uuid).await;
                 Ok(on.records.destroy(stage.context, instance).await?)
             }
         }
@@ -103,5 +112,15 @@ impl Workflow for Terminate {
 impl Terminate {
     pub fn new(subject: Subject) -> Self {
         Self { subject }
+    }
+
+    /// Takes away everything of the instance but its record: for one that is deleted on record
+    /// already.
+    pub async fn clear_host(&mut self, stage: &Stage<'_>) -> StepResult {
+        let of_record = |step: &Step| matches!(step, Step::Begin | Step::RecordDeleted);
+        for step in Self::STEPS.iter().filter(|step| !of_record(step)) {
+            self.apply(*step, stage).await?;
+        }
+        Ok(())
     }
 }

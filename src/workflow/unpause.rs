@@ -45,7 +45,7 @@ impl Workflow for Unpause {
             }
             Step::UnpauseDomain => {
                 on.hypervisor.unpause(uuid).await?;
-                await_running(on, uuid).await?;
+                await_running(stage, uuid).await?;
                 Ok(())
             }
             Step::Record => {

@@ -12,8 +12,12 @@ use super::board::Running;
 use super::engine::{Controls, Workflow};
 use super::instance::Subject;
 use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
+use super::reschedule::BuildArguments;
 use super::spawn::{Build, Spawn};
 use super::{Backends, Settings, StepError};
+use crate::dispatch::Dispatcher;
+use crate::dispatch::own::OwnRequests;
+use crate::health::Metrics;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::fake::FakeHypervisor;
 use crate::images::ImageRequest;
@@ -24,9 +28,10 @@ use crate::model::state::{TaskState, VmState};
 use crate::model::time::Timestamp;
 use crate::network::RequestedNetwork;
 use crate::network::fake::FakeNetwork;
-use crate::node::unclaimed::Unclaimed;
+use crate::node::fake::FakeNode;
 use crate::records::fake::FakeRecords;
-use crate::records::{Records, history::History};
+use crate::records::history::History;
+use crate::records::{Expected, Records};
 
 /// The one instance of these tests.
 pub const UUID: Uuid = Uuid::from_u128(0x24ef_2f14_daa6_42b1_b7fa_7136_169b_5f1c);
@@ -37,6 +42,7 @@ pub struct World {
     pub images: Arc<FakeImages>,
     pub network: Arc<FakeNetwork>,
     pub records: Arc<FakeRecords>,
+    pub node: Arc<FakeNode>,
 }
 
 impl World {
@@ -46,6 +52,7 @@ impl World {
             images: Arc::new(FakeImages::default()),
             network: Arc::new(FakeNetwork::new()),
             records: Arc::new(FakeRecords::new("host1")),
+            node: Arc::new(FakeNode::new("host1")),
         }
     }
 
@@ -64,7 +71,8 @@ impl World {
             images: self.images.clone(),
             network: self.network.clone(),
             records: self.records.clone(),
-            claims: Arc::new(Unclaimed::new("host1", "node1")),
+            claims: self.node.clone(),
+            scheduling: self.node.clone(),
             settings: Arc::new(Settings::example()),
         }
     }
@@ -108,6 +116,8 @@ impl World {
             "directories": self.images.directories(),
             "allocated": self.network.allocated().values().map(Vec::len).sum::<usize>(),
             "plugged": self.network.plugged().len(),
+            "claimed": self.node.claimed().len(),
+            "known": self.node.known().len(),
             "record": record,
         })
     }
@@ -120,9 +130,26 @@ impl World {
             ("directories", json!([])),
             ("allocated", json!(0)),
             ("plugged", json!(0)),
+            ("claimed", json!(0)),
+            ("known", json!(0)),
         ];
         let left = empty.iter().filter(|(key, nothing)| state[key] != *nothing);
         left.map(|(key, _)| format!("{key}: {}", state[key])).collect()
+    }
+
+    /// The agent's own requests in this world, over a journal in memory.
+    pub fn own_requests(&self) -> OwnRequests {
+        let journal = Arc::new(MemoryJournal::default());
+        let dispatcher = Dispatcher::new(self.backends(), journal, Arc::new(Metrics::new()), 1);
+        OwnRequests::new(dispatcher, self.records.clone())
+    }
+
+    /// Changes the instance's record, as somebody else would.
+    pub async fn change(&self, change: impl FnOnce(&mut Instance)) {
+        let context = RequestContext::admin();
+        let mut instance = self.records.instance(&context, UUID).await.unwrap().unwrap();
+        change(&mut instance);
+        self.records.save(&context, &mut instance, Expected::Any).await.unwrap();
     }
 
     pub async fn faults(&self) -> usize {
@@ -170,16 +197,21 @@ pub fn subject(task_state: TaskState, method: &str) -> Subject {
     Subject::new(instance(Some(task_state)), method)
 }
 
-/// A build that uses every step.
-pub fn spawn() -> Spawn {
-    let image = |id: &str| ImageRequest {
+/// An image as a build asks for it.
+pub fn spawn_image(id: &str) -> ImageRequest {
+    ImageRequest {
         id: id.to_owned(),
         url: Some(format!("file:///images/{id}")),
         disk_format: None,
         checksums: Vec::new(),
         size: None,
         any_file: false,
-    };
+    }
+}
+
+/// A build that uses every step.
+pub fn spawn() -> Spawn {
+    let image = spawn_image;
     let build = Build {
         image_meta: ImageMeta::from_image_dict(&json!({
             "id": "9ac5fd6a-073c-423e-8bb6-9593064b906d", "status": "active", "properties": {},
@@ -194,7 +226,9 @@ pub fn spawn() -> Spawn {
         }],
         admin_password: None,
         injected_files: Vec::new(),
-        from_volumes: 0,
+        block_devices: Vec::new(),
+        limits: None,
+        arguments: BuildArguments::default(),
     };
     Spawn::new(subject(TaskState::Scheduling, "_do_build_and_run_instance"), build)
 }
@@ -269,6 +303,11 @@ impl Journal for MemoryJournal {
 
     async fn unsettled(&self) -> Result<Vec<Stored>, JournalError> {
         Ok(self.records.lock().unwrap().iter().filter(|r| !r.head.settled).cloned().collect())
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<Head>, JournalError> {
+        let records = self.records.lock().unwrap();
+        Ok(records.iter().find(|r| r.head.id == id).map(|r| r.head.clone()))
     }
 
     async fn stuck(&self) -> Result<Vec<Head>, JournalError> {

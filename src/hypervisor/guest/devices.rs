@@ -102,7 +102,7 @@ pub fn display(input: &GuestInput, asked: &Asked<'_>, arch: &str) -> Result<Disp
     Ok((graphics, Some(video(asked, arch)?), inputs))
 }
 
-fn video(asked: &Asked<'_>, arch: &str) -> Result<VideoSpec, GuestError> {
+pub fn video(asked: &Asked<'_>, arch: &str) -> Result<VideoSpec, GuestError> {
     let default = if arch.starts_with("ppc") { "vga" } else { "virtio" };
     let model = asked.property("hw_video_model").unwrap_or(default);
     if !VIDEO_MODELS.contains(&model) {
@@ -119,7 +119,7 @@ fn video(asked: &Asked<'_>, arch: &str) -> Result<VideoSpec, GuestError> {
 }
 
 /// nova: virt/libvirt/driver.py, `_get_pointer_bus_and_model`
-fn pointer_bus(options: &GuestOptions, asked: &Asked<'_>) -> Option<String> {
+pub fn pointer_bus(options: &GuestOptions, asked: &Asked<'_>) -> Option<String> {
     let bus = match asked.property("hw_input_bus") {
         Some(bus) => bus,
         None if asked.property("hw_pointer_model").is_some() => "usb",

@@ -121,7 +121,7 @@ pub fn boot_devices(disks: &[DiskSpec], input: &[GuestDisk]) -> Vec<String> {
 }
 
 /// nova: virt/libvirt/blockinfo.py, `get_disk_bus_for_device_type`
-fn bus_for(
+pub fn bus_for(
     device: &str,
     input: &GuestInput,
     asked: &Asked<'_>,

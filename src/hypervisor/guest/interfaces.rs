@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::asked::Asked;
-use super::{GuestError, GuestInput};
+use super::{GuestError, GuestInput, GuestOptions};
 use crate::hypervisor::spec::{Bandwidth, InterfaceSource, InterfaceSpec, PortMetadata, Rate};
 
 /// An interface that is plugged, or will be.
@@ -24,15 +24,21 @@ pub struct GuestVif {
 const MODELS: [&str; 9] =
     ["virtio", "ne2k_pci", "pcnet", "rtl8139", "e1000", "e1000e", "spapr-vlan", "vmxnet3", "igb"];
 
-/// nova: virt/libvirt/vif.py, `get_base_config`
-pub fn interfaces(input: &GuestInput, asked: &Asked<'_>) -> Result<Vec<InterfaceSpec>, GuestError> {
-    let options = &input.options;
+/// nova: virt/libvirt/vif.py, `get_vif_model`
+pub fn model<'a>(options: &GuestOptions, asked: &Asked<'a>) -> Result<&'a str, GuestError> {
     let model = asked.property("hw_vif_model").unwrap_or("virtio");
     let qemu_only = model == "lan9118" && options.virt_type == "qemu";
     if !MODELS.contains(&model) && !qemu_only {
         let message = format!("{} has no network card {model:?}", options.virt_type);
         return Err(GuestError::invalid("UnsupportedHardware", message));
     }
+    Ok(model)
+}
+
+/// nova: virt/libvirt/vif.py, `get_base_config`
+pub fn interfaces(input: &GuestInput, asked: &Asked<'_>) -> Result<Vec<InterfaceSpec>, GuestError> {
+    let options = &input.options;
+    let model = model(options, asked)?;
     let virtio = model == "virtio";
     let many =
         input.flavor.vcpus > 1 && asked.agreed_truth("vif_multiqueue_enabled")?.unwrap_or(false);

@@ -18,12 +18,14 @@ use asked::Asked;
 
 mod asked;
 mod cpu;
+mod defaults;
 mod devices;
 mod disks;
 mod firmware;
 mod interfaces;
 mod refused;
 
+pub use defaults::{image_defaults, placed_disks};
 pub use devices::serial_port_count;
 pub use disks::{DiskRole, GuestDisk};
 pub use interfaces::GuestVif;

@@ -74,7 +74,7 @@ impl Hypervisor for Libvirt {
             Ok(())
         };
         match restores {
-            true => self.memory_job("restore", within, start).await,
+            true => self.job_with(&self.memory_permits, "restore", within, start).await,
             false => self.job("start", within, start).await,
         }
     }
@@ -128,20 +128,15 @@ impl Hypervisor for Libvirt {
     }
 
     async fn managed_save(&self, uuid: Uuid, within: Duration) -> Result<(), HypervisorError> {
-        let saved = self
-            .memory_job("managed save", within, move |connect| {
-                let domain = ours(connect, uuid)?;
-                if !domain.is_active()? && domain.has_managed_save(0)? {
-                    return Ok(());
-                }
-                domain.managed_save(0)?;
-                Ok(())
-            })
-            .await;
-        if matches!(saved, Err(HypervisorError::TimedOut { .. })) {
-            self.abort_job(uuid).await;
-        }
-        saved
+        self.save(uuid, within).await
+    }
+
+    async fn has_job(&self, uuid: Uuid) -> Result<bool, HypervisorError> {
+        self.is_at_work(uuid).await
+    }
+
+    async fn abort_job(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.abort(uuid).await
     }
 
     async fn drop_managed_save(&self, uuid: Uuid) -> Result<(), HypervisorError> {
@@ -269,7 +264,7 @@ fn absent_is_none(
     }
 }
 
-fn find(connect: &Connect, uuid: Uuid) -> Result<Option<Domain>, virt::error::Error> {
+pub(super) fn find(connect: &Connect, uuid: Uuid) -> Result<Option<Domain>, virt::error::Error> {
     absent_is_none(Domain::lookup_by_uuid(connect, uuid))
 }
 
@@ -285,7 +280,7 @@ fn found(connect: &Connect, uuid: Uuid) -> Result<Domain, Fault> {
     find(connect, uuid)?.ok_or(Fault::Ours(HypervisorError::NoDomain(uuid)))
 }
 
-fn ours(connect: &Connect, uuid: Uuid) -> Result<Domain, Fault> {
+pub(super) fn ours(connect: &Connect, uuid: Uuid) -> Result<Domain, Fault> {
     let domain = found(connect, uuid)?;
     must_be_ours(&domain)?;
     Ok(domain)

@@ -6,11 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tracing::{debug, warn};
-use uuid::Uuid;
+use tracing::debug;
 use virt::connect::Connect;
-use virt::domain::Domain;
-use virt_sys as sys;
 
 use super::connection::Handle;
 use super::errors::{Fault, is_broken};
@@ -33,22 +30,9 @@ impl Libvirt {
         self.job_with(&self.job_permits, operation, within, f).await
     }
 
-    /// The same for a call that moves a guest's whole memory: those wait for each other, and hold up
-    /// nothing else.
-    pub(super) async fn memory_job<T, F>(
-        &self,
-        operation: &'static str,
-        within: Duration,
-        f: F,
-    ) -> Result<T, HypervisorError>
-    where
-        T: Send + 'static,
-        F: Fn(&Connect) -> Result<T, Fault> + Send + 'static,
-    {
-        self.job_with(&self.memory_permits, operation, within, f).await
-    }
-
-    async fn job_with<T, F>(
+    /// The same with other turns: [`Libvirt::memory_permits`] for a call that moves a guest's whole
+    /// memory. Those wait for each other, and hold up nothing else.
+    pub(super) async fn job_with<T, F>(
         &self,
         permits: &Arc<Semaphore>,
         operation: &'static str,
@@ -96,22 +80,6 @@ impl Libvirt {
         let result = timeout(within, work).await.unwrap_or(timed_out);
         self.observe(operation, started, &result);
         result
-    }
-
-    /// Asks libvirt to give up the job that runs on a domain, such as a save that took too long.
-    /// Best effort: the job may have ended by itself.
-    pub(super) async fn abort_job(&self, uuid: Uuid) {
-        let abort = move |connect: &Connect| {
-            let domain = Domain::lookup_by_uuid(connect, uuid)?;
-            // SAFETY: the domain's handle is valid until the end of this closure.
-            match unsafe { sys::virDomainAbortJob(domain.as_ptr()) } {
-                0.. => Ok(()),
-                _ => Err(virt::error::Error::last_error().into()),
-            }
-        };
-        if let Err(error) = self.call("abort job", abort).await {
-            warn!(instance_uuid = %uuid, %error, "the job could not be aborted");
-        }
     }
 }
 

@@ -29,6 +29,7 @@ mod errors;
 mod events;
 mod jobs;
 mod observer;
+mod saves;
 mod state;
 mod stats;
 pub mod xml;
@@ -115,6 +116,7 @@ pub struct Libvirt {
     permits: Arc<Semaphore>,
     job_permits: Arc<Semaphore>,
     memory_permits: Arc<Semaphore>,
+    saves: saves::Saves,
     events: broadcast::Sender<DomainEvent>,
 }
 
@@ -132,6 +134,7 @@ impl Libvirt {
             permits: Arc::new(Semaphore::new(options.concurrent_calls)),
             job_permits: Arc::new(Semaphore::new(JOBS)),
             memory_permits: Arc::new(Semaphore::new(MEMORY_JOBS)),
+            saves: saves::Saves::default(),
             events,
             options,
         };

@@ -1,0 +1,19 @@
+//! `[neutron]`: the network service.
+
+use crate::config::keystoneauth::{Adapter, Auth, Http};
+use crate::config::opt::{Opt, section};
+
+section! {
+    /// The network service.
+    Neutron in "neutron":
+
+    /// The service's type in the catalog.
+    service_type: String = Opt::text().default("network");
+
+    /// How often a request is repeated that didn't reach the service. connect_retries wins.
+    http_retries: u32 = Opt::integer(0, 100).default("3");
+
+    group adapter: Adapter = Adapter::options("neutron");
+    group auth: Auth = Auth::options("neutron");
+    group http: Http = Http::options("neutron");
+}

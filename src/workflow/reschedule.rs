@@ -1,0 +1,114 @@
+//! A build that failed here and may do elsewhere: what the conductor needs to try again.
+//! nova: compute/manager.py, _do_build_and_run_instance, RescheduledException
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::journal::Failure;
+use crate::model::object::{Instance, VersionedObject};
+
+/// The build's arguments as they came, for the next host. They hold passwords: nothing of them is
+/// ever printed, and the journal seals them.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BuildArguments(Map<String, Value>);
+
+impl fmt::Debug for BuildArguments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BuildArguments(***)")
+    }
+}
+
+/// What `build_instances` takes over from `build_and_run_instance` as it is.
+const KEPT: [&str; 8] = [
+    "image",
+    "filter_properties",
+    "admin_password",
+    "injected_files",
+    "requested_networks",
+    "security_groups",
+    "block_device_mapping",
+    "request_spec",
+];
+
+impl BuildArguments {
+    /// Takes what a later build would need out of a request's arguments.
+    pub fn of(args: &Map<String, Value>) -> Self {
+        let names = KEPT.iter().copied().chain(["host_list"]);
+        let kept = names.filter_map(|name| Some((name.to_owned(), args.get(name)?.clone())));
+        Self(kept.collect())
+    }
+
+    /// Whether another host may be tried: the scheduler counts attempts, unless it was told not to.
+    pub fn may_retry(&self) -> bool {
+        self.0.get("filter_properties").and_then(|all| all.get("retry")).is_some_and(truthy)
+    }
+
+    /// The arguments of `build_instances` for the hosts that are left.
+    pub fn build_instances(&self, instance: &Instance, failure: &Failure) -> Map<String, Value> {
+        let mut args = Map::new();
+        args.insert("instances".to_owned(), json!([instance.to_primitive()]));
+        for name in KEPT {
+            args.insert(name.to_owned(), self.0.get(name).cloned().unwrap_or(Value::Null));
+        }
+        if let Some(retry) = args.get_mut("filter_properties").and_then(|all| all.get_mut("retry"))
+        {
+            // The conductor makes the instance's fault of these when no host is left.
+            retry["exc"] = json!([format!("{}\n", failure.message)]);
+            retry["exc_reason"] = json!(failure.message);
+        }
+        let hosts = self.0.get("host_list").cloned().unwrap_or(Value::Null);
+        args.insert("host_lists".to_owned(), json!([hosts]));
+        args
+    }
+}
+
+fn truthy(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Object(all) => !all.is_empty(),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::class::Class;
+
+    fn failure() -> Failure {
+        Failure {
+            message: "no memory".to_owned(),
+            class: Class::Reschedule,
+            step: "Claim".to_owned(),
+            cancelled: false,
+        }
+    }
+
+    #[test]
+    fn the_next_host_gets_the_arguments_and_the_reason() {
+        let args = json!({
+            "image": {"id": "i"}, "filter_properties": {"retry": {"num_attempts": 1}},
+            "admin_password": "secret", "host_list": [{"x": 1}], "limits": {}, "node": "n",
+        });
+        let kept = BuildArguments::of(args.as_object().unwrap());
+        assert!(kept.may_retry());
+        assert!(!format!("{kept:?}").contains("secret"));
+        let sent = Value::from(kept.build_instances(&Instance::default(), &failure()));
+        assert_eq!(sent["image"], json!({"id": "i"}));
+        assert_eq!(sent["filter_properties"]["retry"]["exc_reason"], "no memory");
+        assert_eq!(sent["filter_properties"]["retry"]["num_attempts"], 1);
+        assert_eq!(sent["host_lists"], json!([[{"x": 1}]]));
+        assert_eq!(sent["request_spec"], Value::Null);
+        assert!(sent.get("limits").is_none() && sent.get("node").is_none());
+    }
+
+    #[test]
+    fn without_a_count_of_attempts_there_is_no_second() {
+        for properties in [json!({}), json!({"retry": null}), json!({"retry": {}}), json!(null)] {
+            let args = json!({"filter_properties": properties});
+            assert!(!BuildArguments::of(args.as_object().unwrap()).may_retry(), "{args}");
+        }
+    }
+}
