@@ -10,11 +10,16 @@ use crate::config::Config;
 use crate::config::hypernova::ControlPlane;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::Libvirt;
+use crate::openstack::probe::{ProbeError, Probed};
+use crate::openstack::{ApiError, Session};
 use crate::rpc::bus::probe;
 use crate::telemetry::Chain;
 
 /// How long one check may take.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long Keystone and all services together may take: they are asked again when they fail.
+const CONTROL_PLANE_PATIENCE: Duration = Duration::from_secs(60);
 
 fn finding(subject: &str, verdict: Verdict, message: impl Into<String>) -> Finding {
     Finding { subject: subject.to_owned(), verdict, message: message.into(), advice: None }
@@ -42,6 +47,9 @@ pub async fn run(config: &Config) -> Vec<Finding> {
     findings.extend(programs(config).await);
     findings.extend(directories(config));
     findings.extend(broker(config).await);
+    if config.hypernova.control_plane == ControlPlane::Nova {
+        findings.extend(services(config).await);
+    }
     findings
 }
 
@@ -188,9 +196,78 @@ async fn broker(config: &Config) -> Vec<Finding> {
     }
 }
 
+/// Keystone and the services that it names.
+async fn services(config: &Config) -> Vec<Finding> {
+    let session = match Session::from_config(config, None) {
+        Ok(session) => session,
+        Err(error) => {
+            let advice = "correct the option";
+            return vec![failed("keystone", Chain(&error).to_string(), advice)];
+        }
+    };
+    match tokio::time::timeout(CONTROL_PLANE_PATIENCE, session.probe()).await {
+        Ok(probed) => probed.into_iter().map(service).collect(),
+        Err(_) => {
+            let message = format!("no answer within {CONTROL_PLANE_PATIENCE:?}");
+            vec![failed("control plane", message, "look at Keystone and its services")]
+        }
+    }
+}
+
+fn service(Probed { subject, result }: Probed) -> Finding {
+    let error = match result {
+        Ok(found) => return ok(subject, found),
+        Err(error) => error,
+    };
+    let message = Chain(&error).to_string();
+    let section = format!("[{subject}]");
+    match &error {
+        // Users' requests bring their own tokens.
+        ProbeError::NoCredentials(section) if matches!(subject, "glance" | "cinder") => {
+            let advice = format!(
+                "set [{section}] auth_type and its options: work that goes on after a user's token \
+                 has ended needs them"
+            );
+            warning(subject, message, advice)
+        }
+        ProbeError::NoCredentials(section) => {
+            failed(subject, message, format!("set [{section}] auth_type and its options"))
+        }
+        ProbeError::Api(ApiError::NoEndpoint { .. }) => {
+            let advice = format!("correct region_name or valid_interfaces in {section}");
+            failed(subject, message, advice)
+        }
+        ProbeError::Api(ApiError::Unauthorized { .. }) => {
+            let advice = "correct user, password, project and domains where auth_type stands";
+            failed(subject, message, advice)
+        }
+        ProbeError::Api(_) => {
+            let advice = "start the service, or correct its address, cafile or proxy settings";
+            failed(subject, message, advice)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_service_lacks_is_said_with_what_to_do() {
+        let verdict = |subject, error: ProbeError| {
+            let finding = service(Probed { subject, result: Err(error) });
+            (finding.verdict, finding.advice.unwrap())
+        };
+        let (cinder, advice) = verdict("cinder", ProbeError::NoCredentials("cinder"));
+        assert!(cinder == Verdict::Warning && advice.contains("[cinder] auth_type"), "{advice}");
+        let (placement, _) = verdict("placement", ProbeError::NoCredentials("placement"));
+        assert_eq!(placement, Verdict::Failed);
+        let absent = ApiError::NoEndpoint { service: "neutron", message: "none".into() };
+        let (neutron, advice) = verdict("neutron", absent.into());
+        assert!(neutron == Verdict::Failed && advice.contains("[neutron]"), "{advice}");
+        let found = service(Probed { subject: "glance", result: Ok("http://g answers".into()) });
+        assert_eq!(found.verdict, Verdict::Ok);
+    }
 
     #[test]
     fn a_directory_that_is_not_there_yet_is_checked_where_it_will_be_made() {

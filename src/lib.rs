@@ -27,10 +27,14 @@ pub mod model;
 pub mod network;
 /// This compute node to the control plane: what it has, and what is set aside.
 pub mod node;
+/// What happens to instances, told to whoever listens.
+pub mod notify;
 /// The HTTP APIs of the control plane.
 pub mod openstack;
 /// Work that nobody asks for, at intervals.
 pub mod periodic;
+/// What this node offers, and who has been given how much of it.
+pub mod placement;
 /// The commands' way to the agent's own work.
 pub mod program;
 /// What is known of each instance.

@@ -48,6 +48,7 @@ async fn keeps_the_contract(subject: &Subject) {
         a_domain_can_start_paused,
         a_saved_domain_is_restored_by_the_next_start_unless_it_must_boot,
         what_became_of_a_late_save_is_known_once_its_job_is_over,
+        a_domain_that_is_off_still_names_its_serial_ports,
         the_power_button_is_pressed_and_a_guest_that_listens_goes_off,
         what_the_state_forbids_is_refused,
         lists_and_counters_name_every_domain,
@@ -328,6 +329,17 @@ async fn what_became_of_a_late_save_is_known_once_its_job_is_over(subject: &Subj
         assert!(then.managed_save || then.power_state == PowerState::Running, "{then:?}");
     }
     eprintln!("{}: {late} saves took too long", subject.name);
+}
+
+async fn a_domain_that_is_off_still_names_its_serial_ports(subject: &Subject) {
+    let hypervisor = &subject.hypervisor;
+    let (mut spec, _cleanup) = defined(subject).await;
+    let address = "127.0.0.1".to_owned();
+    spec.serials = vec![SerialSpec::Tcp { address: address.clone(), port: 10_017, log: None }];
+    spec.graphics = vec![GraphicsSpec::Vnc { listen: address.clone() }];
+    hypervisor.define(&spec).await.unwrap();
+    let endpoints = hypervisor.console_endpoints(spec.uuid).await.unwrap();
+    assert_eq!((endpoints.vnc, endpoints.serial), (None, vec![(address, 10_017)]));
 }
 
 async fn the_power_button_is_pressed_and_a_guest_that_listens_goes_off(subject: &Subject) {

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use hypernova::hypervisor::libvirt::caps::{Capabilities, DomainCapabilities};
+use hypernova::hypervisor::host::{Capabilities, DomainCapabilities};
 use hypernova::hypervisor::libvirt::xml::read::{consoles, domain_facts};
 use hypernova::hypervisor::libvirt::xml::{Node, domain_xml};
 use hypernova::hypervisor::spec::*;

@@ -20,6 +20,7 @@ use hypernova::images::source::{FilePolicy, StandaloneSource};
 use hypernova::images::store::{HostImages, StoreOptions};
 use hypernova::images::{CachedImage, ConfigDriveFiles, ImageError, ImageRequest, Images};
 use hypernova::model::class::Class;
+use hypernova::model::context::RequestContext;
 use support::{
     Behaviour, Server, Tmpfs, host_images, image, info, leftovers, options, pattern, qemu_img,
     sha256, silent, with_sha256,
@@ -35,7 +36,8 @@ async fn a_qcow2_image_becomes_raw_and_backs_an_overlay_of_the_flavors_size() {
     std::fs::write(&raw, pattern(3 << 20)).unwrap();
     qemu_img(&["convert", "-f", "raw", "-O", "qcow2"], &[&raw, &qcow2]);
     let images = host_images(&dir);
-    let base = images.cache(&image(&qcow2, "qcow2"), silent()).await.unwrap();
+    let base =
+        images.cache(&RequestContext::admin(), &image(&qcow2, "qcow2"), silent()).await.unwrap();
     assert_eq!((base.format.as_str(), base.virtual_size_bytes), ("raw", 3 << 20));
     assert_eq!(std::fs::read(&base.path).unwrap(), pattern(3 << 20));
     assert!(base.path.starts_with(dir.path().join("instances/_base")));
@@ -72,7 +74,10 @@ async fn a_long_conversion_tells_how_far_it_is() {
     let told = std::sync::Mutex::new(Vec::new());
     let progress =
         |done: u64, total: Option<u64>| told.lock().unwrap().push((done, total.unwrap()));
-    host_images(&dir).cache(&image(&source, "qcow2"), &progress).await.unwrap();
+    host_images(&dir)
+        .cache(&RequestContext::admin(), &image(&source, "qcow2"), &progress)
+        .await
+        .unwrap();
     let told = told.into_inner().unwrap();
     assert!(told.contains(&(length, length)), "the fetch");
     let converting: Vec<_> = told.iter().filter(|(_, total)| *total == 64 << 20).collect();
@@ -89,7 +94,8 @@ async fn without_force_raw_images_qcow2_stays_and_the_overlay_shares_its_cluster
         &[&source, Path::new("64M")],
     );
     let images = host_images_with(&dir, |o| o.force_raw_images = false);
-    let base = images.cache(&image(&source, "qcow2"), silent()).await.unwrap();
+    let base =
+        images.cache(&RequestContext::admin(), &image(&source, "qcow2"), silent()).await.unwrap();
     assert_eq!((base.format.as_str(), base.virtual_size_bytes), ("qcow2", 64 << 20));
     images.create_directory(ID).await.unwrap();
     let disk = images.create_root(ID, &base, 0).await.unwrap();
@@ -110,7 +116,10 @@ async fn flat_disks_are_copies_with_nothing_behind_them() {
             o.images_type = "flat".into();
             o.force_raw_images = force_raw;
         });
-        let base = images.cache(&image(&source, "qcow2"), silent()).await.unwrap();
+        let base = images
+            .cache(&RequestContext::admin(), &image(&source, "qcow2"), silent())
+            .await
+            .unwrap();
         images.create_directory(ID).await.unwrap();
         let disk = images.create_root(ID, &base, 1).await.unwrap();
         assert_eq!(disk.format, expected);
@@ -137,7 +146,8 @@ async fn preallocation_takes_the_blocks() {
         o.images_type = "raw".into();
         o.preallocate_space = true;
     });
-    let base = images.cache(&image(&source, "raw"), silent()).await.unwrap();
+    let base =
+        images.cache(&RequestContext::admin(), &image(&source, "raw"), silent()).await.unwrap();
     images.create_directory(ID).await.unwrap();
     let disk = images.create_root(ID, &base, 1).await.unwrap();
     assert!(std::fs::metadata(&disk.path).unwrap().blocks() * 512 >= 1 << 30);
@@ -163,7 +173,7 @@ async fn every_format_that_we_take_is_converted_faithfully() {
     ] {
         let source = dir.path().join(format!("{name}-{option}"));
         qemu_img(&["convert", "-f", "raw", "-O", qemu, "-o", option], &[&raw, &source]);
-        let base = images.cache(&image(&source, name), silent()).await;
+        let base = images.cache(&RequestContext::admin(), &image(&source, name), silent()).await;
         let base = base.unwrap_or_else(|e| panic!("{name} {option}: {e}"));
         assert_eq!(base.format, "raw", "{name} {option}");
         let mut bytes = std::fs::read(&base.path).unwrap();
@@ -263,11 +273,13 @@ async fn hostile_images_are_refused_and_leave_nothing() {
     for force_raw in [true, false] {
         let images = host_images_with(&dir, |o| o.force_raw_images = force_raw);
         for (why, path, format) in hostile_images(hostile.path()) {
-            let error = match images.cache(&image(&path, format), silent()).await {
-                // Only the conversion shows what is inside.
-                Ok(_) if why == "qcow2 inside qcow2" && !force_raw => continue,
-                other => other.expect_err(why),
-            };
+            let error =
+                match images.cache(&RequestContext::admin(), &image(&path, format), silent()).await
+                {
+                    // Only the conversion shows what is inside.
+                    Ok(_) if why == "qcow2 inside qcow2" && !force_raw => continue,
+                    other => other.expect_err(why),
+                };
             assert!(matches!(error, ImageError::Unacceptable { .. }), "{why}: {error:?}");
             assert_eq!(error.class(), Class::Refused, "{why}");
         }
@@ -286,11 +298,11 @@ async fn a_wrong_checksum_is_refused_and_leaves_nothing() {
     let images = host_images(&dir);
     let mut wrong = with_sha256(image(&source, "raw"), &pattern(1 << 20));
     wrong.checksums[0].value = sha256(b"something else");
-    let error = images.cache(&wrong, silent()).await.unwrap_err();
+    let error = images.cache(&RequestContext::admin(), &wrong, silent()).await.unwrap_err();
     assert!(matches!(error, ImageError::WrongChecksum { .. }), "{error:?}");
     assert!(leftovers(&dir.path().join("instances/_base")).is_empty());
     let right = with_sha256(image(&source, "raw"), &pattern(1 << 20));
-    images.cache(&right, silent()).await.unwrap();
+    images.cache(&RequestContext::admin(), &right, silent()).await.unwrap();
 }
 
 #[tokio::test]
@@ -300,12 +312,14 @@ async fn a_declared_size_must_be_the_size() {
     std::fs::write(&source, pattern(1 << 20)).unwrap();
     let images = host_images_with(&dir, |o| o.patience.attempts = 2);
     let sized = |size| ImageRequest { size: Some(size), ..image(&source, "raw") };
-    let error = images.cache(&sized((1 << 20) - 1), silent()).await.unwrap_err();
+    let error =
+        images.cache(&RequestContext::admin(), &sized((1 << 20) - 1), silent()).await.unwrap_err();
     assert!(matches!(error, ImageError::Unacceptable { .. }), "{error:?}");
-    let error = images.cache(&sized((1 << 20) + 1), silent()).await.unwrap_err();
+    let error =
+        images.cache(&RequestContext::admin(), &sized((1 << 20) + 1), silent()).await.unwrap_err();
     assert!(matches!(error, ImageError::Unreachable { .. }), "{error:?}");
     assert!(leftovers(&dir.path().join("instances/_base")).is_empty());
-    images.cache(&sized(1 << 20), silent()).await.unwrap();
+    images.cache(&RequestContext::admin(), &sized(1 << 20), silent()).await.unwrap();
 }
 
 #[tokio::test]
@@ -314,7 +328,8 @@ async fn an_image_above_the_flavor_is_refused_before_the_directory_is_touched() 
     let source = dir.path().join("image");
     qemu_img(&["create", "-q", "-f", "qcow2"], &[&source, Path::new("3G")]);
     let images = host_images(&dir);
-    let base = images.cache(&image(&source, "qcow2"), silent()).await.unwrap();
+    let base =
+        images.cache(&RequestContext::admin(), &image(&source, "qcow2"), silent()).await.unwrap();
     images.create_directory(ID).await.unwrap();
     let error = images.create_root(ID, &base, 2).await.unwrap_err();
     assert!(matches!(error, ImageError::TooLarge { .. }), "{error:?}");
@@ -355,7 +370,9 @@ async fn ten_builds_at_once_fetch_an_image_once() {
     let builds: Vec<_> = (0..10)
         .map(|_| {
             let (images, request) = (Arc::clone(&images), request.clone());
-            tokio::spawn(async move { images.cache(&request, silent()).await })
+            tokio::spawn(
+                async move { images.cache(&RequestContext::admin(), &request, silent()).await },
+            )
         })
         .collect();
     for build in builds {
@@ -373,7 +390,7 @@ async fn two_processes_fetch_an_image_once() {
     if let (Some(path), Ok(url)) = (std::env::var_os(CHILD_INSTANCES), std::env::var(CHILD_URL)) {
         let source = StandaloneSource::new(FilePolicy::Any, Duration::from_secs(30));
         let images = HostImages::new(StoreOptions::new(path), Arc::new(source)).unwrap();
-        images.cache(&image_at(&url, "raw"), silent()).await.unwrap();
+        images.cache(&RequestContext::admin(), &image_at(&url, "raw"), silent()).await.unwrap();
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -420,11 +437,13 @@ async fn the_lock_is_where_nova_has_it_and_excludes_a_python_holder() {
     let mut out = std::io::BufReader::new(holder.stdout.take().unwrap());
     std::io::BufRead::read_line(&mut out, &mut line).unwrap();
     let short = Duration::from_millis(300);
-    let waited = tokio::time::timeout(short, images.cache(&request, silent())).await;
+    let waited =
+        tokio::time::timeout(short, images.cache(&RequestContext::admin(), &request, silent()))
+            .await;
     assert!(waited.is_err(), "the holder was ignored");
     drop(holder.stdin.take());
     holder.wait().unwrap();
-    images.cache(&request, silent()).await.unwrap();
+    images.cache(&RequestContext::admin(), &request, silent()).await.unwrap();
 }
 
 #[tokio::test]
@@ -440,7 +459,10 @@ async fn a_broken_connection_is_resumed_where_it_broke() {
         assert!(seen.fetch_max(done, Ordering::Relaxed) <= done, "went back");
     };
     // No checksum: the server's ETag proves that the pieces belong together.
-    let base = images.cache(&image_at(&server.url("/image"), "raw"), &progress).await.unwrap();
+    let base = images
+        .cache(&RequestContext::admin(), &image_at(&server.url("/image"), "raw"), &progress)
+        .await
+        .unwrap();
     assert!(std::fs::read(&base.path).unwrap() == content);
     assert!(server.ranges().len() >= 3, "{:?}", server.ranges());
     assert!(server.sent() < 5 << 20, "fetched more than once: {}", server.sent());
@@ -457,7 +479,10 @@ async fn content_that_changes_meanwhile_is_fetched_from_the_start() {
         o.patience.backoff = Duration::from_millis(1);
         o.patience.attempts = 2;
     });
-    let error = images.cache(&image_at(&server.url("/image"), "raw"), silent()).await.unwrap_err();
+    let error = images
+        .cache(&RequestContext::admin(), &image_at(&server.url("/image"), "raw"), silent())
+        .await
+        .unwrap_err();
     assert!(matches!(error, ImageError::Unreachable { .. }), "{error:?}");
     assert!(leftovers(&dir.path().join("instances/_base")).is_empty());
 }
@@ -474,11 +499,37 @@ async fn what_a_crash_left_is_resumed_when_a_checksum_proves_it_and_dropped_when
         std::fs::create_dir_all(&base).unwrap();
         let name = support::sha1(&request.id);
         std::fs::write(base.join(format!("{name}.part")), left).unwrap();
-        let cached = images.cache(&request, silent()).await.unwrap();
+        let cached = images.cache(&RequestContext::admin(), &request, silent()).await.unwrap();
         assert!(std::fs::read(&cached.path).unwrap() == content);
         assert_eq!(leftovers(&base), [name]);
         assert_eq!(server.sent() <= 1 << 20, resumes, "sent {}", server.sent());
     }
+}
+
+#[tokio::test]
+async fn a_cached_image_is_not_served_for_another_checksum_or_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (content, other) = (pattern(1 << 20), pattern(2 << 20));
+    let server = Server::start(content.clone(), Behaviour::default());
+    let images = host_images(&dir);
+    let request = image_at(&server.url("/a"), "raw");
+    let sound = with_sha256(request.clone(), &content);
+    let cached = images.cache(&sound, silent()).await.unwrap();
+    images.cache(&sound, silent()).await.unwrap();
+    let elsewhere = ImageRequest { url: Some(server.url("/b")), ..sound.clone() };
+    images.cache(&elsewhere, silent()).await.expect("the checksum says that it is the same");
+
+    let error = images.cache(&with_sha256(request.clone(), &other), silent()).await.unwrap_err();
+    assert!(matches!(error, ImageError::WrongChecksum { .. }), "{error:?}");
+    let unproved = ImageRequest { url: Some(server.url("/b")), ..request.clone() };
+    let error = images.cache(&unproved, silent()).await.unwrap_err();
+    assert!(matches!(error, ImageError::Unacceptable { .. }), "{error:?}");
+    assert!(std::fs::read(&cached.path).unwrap() == content, "it may back guests");
+
+    // What nova-compute left there says nothing of its source.
+    std::fs::remove_file(&cached.path).unwrap();
+    std::fs::write(&cached.path, &other).unwrap();
+    images.cache(&sound, silent()).await.expect("served by id, as nova does");
 }
 
 #[tokio::test]
@@ -512,8 +563,10 @@ async fn a_silent_server_is_given_up_and_a_slow_one_is_not() {
     };
     let stalls = Behaviour { stall_after: Some(1000), ..Behaviour::default() };
     let silent_server = Server::start(content.clone(), stalls);
-    let error =
-        images(2).cache(&image_at(&silent_server.url("/a"), "raw"), silent()).await.unwrap_err();
+    let error = images(2)
+        .cache(&RequestContext::admin(), &image_at(&silent_server.url("/a"), "raw"), silent())
+        .await
+        .unwrap_err();
     assert!(matches!(error, ImageError::Unreachable { .. }), "{error:?}");
     assert_eq!(error.class(), Class::Reschedule);
     assert_eq!(silent_server.requests(), 2);
@@ -521,7 +574,10 @@ async fn a_silent_server_is_given_up_and_a_slow_one_is_not() {
     // 16 pieces, 50 ms apart: slower in all than the time it may be silent.
     let slow = Behaviour { pause: Some(Duration::from_millis(50)), ..Behaviour::default() };
     let slow_server = Server::start(content, slow);
-    images(1).cache(&image_at(&slow_server.url("/b"), "raw"), silent()).await.unwrap();
+    images(1)
+        .cache(&RequestContext::admin(), &image_at(&slow_server.url("/b"), "raw"), silent())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -532,11 +588,17 @@ async fn absent_and_unreachable_urls_are_told_apart_and_leave_nothing() {
         o.patience.attempts = 2;
         o.patience.backoff = Duration::from_millis(1);
     });
-    let error = images.cache(&image_at(&server.url("/404"), "raw"), silent()).await.unwrap_err();
+    let error = images
+        .cache(&RequestContext::admin(), &image_at(&server.url("/404"), "raw"), silent())
+        .await
+        .unwrap_err();
     assert!(matches!(error, ImageError::NotFound(_)), "{error:?}");
     assert_eq!(server.requests(), 1);
     for path in ["/500", "/redirect-to-file", "/redirect-loop"] {
-        let error = images.cache(&image_at(&server.url(path), "raw"), silent()).await.unwrap_err();
+        let error = images
+            .cache(&RequestContext::admin(), &image_at(&server.url(path), "raw"), silent())
+            .await
+            .unwrap_err();
         let expected = if path == "/500" { Class::Reschedule } else { Class::Refused };
         assert_eq!(error.class(), expected, "{path}: {error:?}");
     }
@@ -544,14 +606,20 @@ async fn absent_and_unreachable_urls_are_told_apart_and_leave_nothing() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("http://user:hunter2@{nobody}/image");
     let request = ImageRequest { id: "nobody".into(), ..image_at(&url, "raw") };
-    let error = images.cache(&request, silent()).await.unwrap_err();
+    let error = images.cache(&RequestContext::admin(), &request, silent()).await.unwrap_err();
     assert!(matches!(error, ImageError::Unreachable { .. }), "{error:?}");
     assert!(!error.to_string().contains("hunter2"), "{error}");
     let encrypted = server.url("/image").replace("http:", "https:");
-    let error = images.cache(&image_at(&encrypted, "raw"), silent()).await.unwrap_err();
+    let error = images
+        .cache(&RequestContext::admin(), &image_at(&encrypted, "raw"), silent())
+        .await
+        .unwrap_err();
     assert!(matches!(error, ImageError::Unreachable { .. }), "{error:?}");
     assert!(leftovers(&dir.path().join("instances/_base")).is_empty());
-    images.cache(&image_at(&server.url("/redirect"), "raw"), silent()).await.unwrap();
+    images
+        .cache(&RequestContext::admin(), &image_at(&server.url("/redirect"), "raw"), silent())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -570,14 +638,18 @@ async fn a_full_disk_is_said_so_and_left_as_it_was() {
     assert!(std::fs::metadata(&zeros).unwrap().len() < 4 << 20);
     let images = host_images_with(&dir, |o| o.images_type = "flat".into());
     for (path, format) in [(&raw, "raw"), (&zeros, "qcow2")] {
-        let error = images.cache(&image(path, format), silent()).await.unwrap_err();
+        let error = images
+            .cache(&RequestContext::admin(), &image(path, format), silent())
+            .await
+            .unwrap_err();
         assert!(matches!(error, ImageError::NoSpace { .. }), "{format}: {error:?}");
         assert_eq!(error.class(), Class::Reschedule);
         assert!(leftovers(&small.path.join("_base")).is_empty());
     }
     let five = dir.path().join("five");
     std::fs::write(&five, pattern(5 << 20)).unwrap();
-    let base = images.cache(&image(&five, "raw"), silent()).await.unwrap();
+    let base =
+        images.cache(&RequestContext::admin(), &image(&five, "raw"), silent()).await.unwrap();
     images.create_directory(ID).await.unwrap();
     let error = images.create_root(ID, &base, 0).await.unwrap_err();
     assert!(matches!(error, ImageError::NoSpace { .. }), "{error:?}");
@@ -600,7 +672,10 @@ async fn a_tool_that_hangs_is_killed_at_its_deadline() {
         o.qemu_img.short_deadline = Duration::from_millis(100);
         o.qemu_img.long_deadline = Duration::from_millis(100);
     });
-    let error = images.cache(&image(&source, "qcow2"), silent()).await.unwrap_err();
+    let error = images
+        .cache(&RequestContext::admin(), &image(&source, "qcow2"), silent())
+        .await
+        .unwrap_err();
     assert!(matches!(error, ImageError::TimedOut { .. }), "{error:?}");
     assert_eq!(error.class(), Class::Reschedule);
     assert!(leftovers(&dir.path().join("instances/_base")).is_empty());
@@ -612,7 +687,9 @@ async fn a_memory_limit_too_small_fails_and_leaves_nothing() {
     let source = dir.path().join("image");
     qemu_img(&["create", "-q", "-f", "qcow2"], &[&source, Path::new("1M")]);
     let images = host_images_with(&dir, |o| o.qemu_img.memory_bytes = 16 << 20);
-    assert!(images.cache(&image(&source, "qcow2"), silent()).await.is_err());
+    assert!(
+        images.cache(&RequestContext::admin(), &image(&source, "qcow2"), silent()).await.is_err()
+    );
     assert!(leftovers(&dir.path().join("instances/_base")).is_empty());
 }
 
@@ -623,12 +700,12 @@ async fn a_base_in_use_is_never_written_again_and_is_marked_as_used() {
     std::fs::write(&source, pattern(1 << 20)).unwrap();
     let images = host_images(&dir);
     let request = image(&source, "raw");
-    let base = images.cache(&request, silent()).await.unwrap();
+    let base = images.cache(&RequestContext::admin(), &request, silent()).await.unwrap();
     let file = std::fs::File::options().write(true).open(&base.path).unwrap();
     file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let before = std::fs::metadata(&base.path).unwrap();
     std::fs::write(&source, pattern(2 << 20)).unwrap();
-    assert_eq!(images.cache(&request, silent()).await.unwrap(), base);
+    assert_eq!(images.cache(&RequestContext::admin(), &request, silent()).await.unwrap(), base);
     let after = std::fs::metadata(&base.path).unwrap();
     assert_eq!((before.ino(), before.len()), (after.ino(), after.len()));
     assert!(after.modified().unwrap() > before.modified().unwrap());
@@ -643,7 +720,10 @@ async fn isos_kernels_and_ramdisks_are_cached_byte_for_byte() {
     for (format, bytes) in [("iso", iso), ("aki", pattern(5001)), ("ari", b"\x1f\x8b.".to_vec())] {
         let source = dir.path().join(format);
         std::fs::write(&source, &bytes).unwrap();
-        let base = images.cache(&image(&source, format), silent()).await.unwrap();
+        let base = images
+            .cache(&RequestContext::admin(), &image(&source, format), silent())
+            .await
+            .unwrap();
         assert_eq!(base.format, "raw");
         assert!(std::fs::read(&base.path).unwrap() == bytes, "{format}");
         images.create_directory(ID).await.unwrap();
@@ -741,8 +821,8 @@ fn backends_that_are_not_there_are_refused_at_construction() {
 
 /// What workflows count on, of the fake as of the real thing.
 async fn contract(images: &dyn Images, request: &ImageRequest) {
-    let base = images.cache(request, silent()).await.unwrap();
-    assert_eq!(images.cache(request, silent()).await.unwrap(), base);
+    let base = images.cache(&RequestContext::admin(), request, silent()).await.unwrap();
+    assert_eq!(images.cache(&RequestContext::admin(), request, silent()).await.unwrap(), base);
     assert_eq!(base.format, "raw");
     assert_eq!(base.virtual_size_bytes, request.size.unwrap());
     assert_eq!(base.path.file_name().unwrap().to_str().unwrap(), support::sha1(&request.id));

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use hypernova::model::context::RequestContext;
 use hypernova::model::secret::Secret;
+use hypernova::notify::message::{Notification, Outbox, Priority};
 use hypernova::rpc::bus::{self, Bus, BusSettings};
 use hypernova::rpc::client::{CallError, Target, Wait};
 use hypernova::rpc::dispatcher::{Dispatcher, Endpoint, Route, Version};
 use hypernova::rpc::failure::Fault;
 use hypernova::rpc::incoming::{Incoming, Source};
-use hypernova::rpc::notify::{Notification, NotifyOptions, Priority};
+use hypernova::rpc::notify::NotifyOptions;
 use hypernova::rpc::options::RabbitOptions;
 use hypernova::rpc::transport_url::TransportUrl;
 use hypernova::rpc::watchdog::Watchdog;
@@ -481,7 +482,7 @@ async fn notifications_reach_oslos_listener_in_both_formats() {
     let topic = unique("notifications");
     let (bus, _requests) = Bus::connect(settings(&url, &[])).unwrap();
     let notification = |priority, event_type: &str| Notification {
-        topic: topic.clone(),
+        topics: vec![topic.clone()],
         priority,
         publisher_id: "compute.host.example".into(),
         event_type: event_type.into(),
@@ -491,9 +492,9 @@ async fn notifications_reach_oslos_listener_in_both_formats() {
     context.auth_token = Some(Secret::new("hunter2"));
     // Before anybody listens: the queue is made for them.
     let v2 = bus.notifier(NotifyOptions { envelope: true, retry: None });
-    v2.notify(&notification(Priority::Info, "compute.instance.create.end"), &context);
+    v2.send(&context, &notification(Priority::Info, "compute.instance.create.end"));
     let v1 = bus.notifier(NotifyOptions { envelope: false, retry: Some(3) });
-    v1.notify(&notification(Priority::Error, "compute.instance.create.error"), &context);
+    v1.send(&context, &notification(Priority::Error, "compute.instance.create.error"));
     bus.close(PATIENCE).await;
     let mut listener = Script::start("rpc_listener.py", &[&url, "nova", &topic]).await;
     let info = listener.wait_for(|line| line["priority"] == "info").await;

@@ -14,6 +14,7 @@ use crate::hypervisor::fake::FakeHypervisor;
 use crate::hypervisor::guest::GuestHost;
 use crate::hypervisor::libvirt::{Libvirt, Observer};
 use crate::hypervisor::{HostInfo, Hypervisor};
+use crate::openstack;
 use crate::service::ServiceManager;
 use crate::telemetry::Chain;
 
@@ -102,6 +103,12 @@ fn has_cpu_controller() -> bool {
             if options.split(',').any(|option| option == "cpu"))
     });
     unified.split_whitespace().any(|controller| controller == "cpu") || mounted
+}
+
+impl openstack::Observer for Metrics {
+    fn answered(&self, service: &'static str, status: Option<u16>, took: Duration) {
+        self.http_request(service, status, took);
+    }
 }
 
 impl Observer for Metrics {

@@ -39,10 +39,13 @@ use crate::service::{ServiceManager, Signals};
 use crate::telemetry::{Chain, Telemetry};
 use crate::workflow::Backends;
 use crate::workflow::journal::JournalError;
+use crate::workflow::serial_ports::relearn;
 use crate::workflow::sqlite::SqliteJournal;
 use connect::await_hypervisor;
+use notifications::Notifications;
 
 mod connect;
+mod notifications;
 mod options;
 mod periodics;
 mod standalone;
@@ -149,7 +152,16 @@ pub async fn serve(
         return Ok(());
     };
     let hypervisor = connected.hypervisor.clone();
-    let plane = standalone::plane(&config, &connected)?;
+    let (bus, from_bus) = match bus_settings(&config)? {
+        Some(settings) => {
+            // What arrives from now on waits until the server serves.
+            let (bus, from_bus) = Bus::connect(settings)?;
+            (Some(bus), Some(from_bus))
+        }
+        None => (None, None),
+    };
+    let notifications = Notifications::connect(&config, bus.as_ref())?;
+    let plane = standalone::plane(&config, &connected, notifications.notifier.clone())?;
     let builds = match config.default_.max_concurrent_builds {
         0 => UNLIMITED_BUILDS,
         builds => builds as usize,
@@ -157,6 +169,7 @@ pub async fn serve(
     let dispatcher = Dispatcher::new(plane.backends, journal.clone(), metrics.clone(), builds);
     let socket = LocalServer::listen(&config.hypernova.socket).await?;
     dispatcher.prune().await?;
+    relearn(dispatcher.backends()).await;
     let resumed = dispatcher.resume().await?;
     let own = OwnRequests::new(dispatcher.clone(), plane.upkeep);
     let periodics = Arc::new(periodics::start(&config, metrics.clone(), &own));
@@ -174,14 +187,9 @@ pub async fn serve(
     let (local, from_socket) = mpsc::channel::<Incoming>(SOCKET_BACKLOG);
     let socket = tokio::spawn(socket.serve(local, stop.clone()));
     let mut doors = vec![tokio::spawn(server.clone().serve(from_socket, stop.clone()))];
-    let bus = match bus_settings(&config)? {
-        Some(settings) => {
-            let (bus, from_bus) = Bus::connect(settings)?;
-            doors.push(tokio::spawn(server.clone().serve(from_bus, stop.clone())));
-            Some(bus)
-        }
-        None => None,
-    };
+    if let Some(from_bus) = from_bus {
+        doors.push(tokio::spawn(server.clone().serve(from_bus, stop.clone())));
+    }
 
     let mut components = vec![Component::Libvirt, Component::Journal];
     components.extend(bus.is_some().then_some(Component::RabbitMq));
@@ -226,6 +234,7 @@ pub async fn serve(
             () = stop_now.cancelled() => dispatcher.stop(Duration::ZERO).await,
         }
         server.finish().await;
+        notifications.close(CLOSE_WITHIN).await;
         if let Some(bus) = bus {
             bus.close(CLOSE_WITHIN).await;
         }

@@ -188,7 +188,7 @@ pub fn bus_settings(config: &Config) -> Result<Option<BusSettings>, AgentError> 
     }))
 }
 
-fn rabbit_options(config: &Config) -> RabbitOptions {
+pub(super) fn rabbit_options(config: &Config) -> RabbitOptions {
     use crate::config::oslo_messaging_rabbit::{FailoverStrategy, LoginMethod as Configured};
     let section = &config.oslo_messaging_rabbit;
     RabbitOptions {

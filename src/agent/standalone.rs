@@ -9,12 +9,17 @@ use crate::config::Config;
 use crate::network::standalone::StandaloneNetwork;
 use crate::node::scheduling::Unscheduled;
 use crate::node::unclaimed::Unclaimed;
+use crate::notify::Notifier;
 use crate::records::sqlite::SqliteRecords;
 use crate::workflow::Backends;
 
 /// # Errors
 /// [`AgentError`] for records that can't be opened and settings that can't be met.
-pub(super) fn plane(config: &Config, connected: &Connected) -> Result<Plane, AgentError> {
+pub(super) fn plane(
+    config: &Config,
+    connected: &Connected,
+    notifier: Arc<dyn Notifier>,
+) -> Result<Plane, AgentError> {
     let records = SqliteRecords::open(&config.hypernova.records, &config.default_.host)?;
     let backends = Backends {
         hypervisor: connected.hypervisor.clone(),
@@ -23,6 +28,7 @@ pub(super) fn plane(config: &Config, connected: &Connected) -> Result<Plane, Age
         records: Arc::new(records.clone()),
         claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),
         scheduling: Arc::new(Unscheduled),
+        notifier,
         settings: Arc::new(settings(config, &connected.host, connected.guest_host.clone())?),
     };
     let records = Arc::new(records);

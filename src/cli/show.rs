@@ -68,7 +68,7 @@ fn table(summary: &Summary, answer: &Value) -> Table {
         let part = |name: &str| text(&interface[name]);
         pairs.push((
             "interface",
-            format!("{} {} on {}", part("mac"), part("device"), part("source")),
+            format!("{} {} on {}", part("mac"), part("device"), part("network")),
         ));
     }
     for (name, key) in [("directory", "directory"), ("console log", "console_log")] {
@@ -132,7 +132,7 @@ mod tests {
         let answer = json!({
             "domain": {"name": "instance-00000001", "power_state": "running", "reason": "booted"},
             "vnc": ["127.0.0.1", 5900], "serial": [["127.0.0.1", 10000]],
-            "interfaces": [{"mac": "fa:16:3e:00:00:01", "device": "tapx", "source": "bridge br0"}],
+            "interfaces": [{"mac": "fa:16:3e:00:00:01", "device": "tapx", "network": "br0"}],
             "directory": "/i/1", "console_log": null,
             "events": [
                 {"event": "compute_build_and_run_instance", "started_at": "T1", "finished_at": "T2",
@@ -148,7 +148,7 @@ mod tests {
             "domain     instance-00000001, running (booted)",
             "vnc        127.0.0.1:5900",
             "serial     127.0.0.1:10000",
-            "interface  fa:16:3e:00:00:01 tapx on bridge br0",
+            "interface  fa:16:3e:00:00:01 tapx on br0",
             "directory  /i/1",
             "event      T1 compute_build_and_run_instance done",
             "event      T3 compute_stop_instance under way",

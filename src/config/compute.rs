@@ -16,4 +16,14 @@ section! {
 
     /// Host CPUs that guests share, such as 0-3,8-11,^2. Unset: all.
     cpu_shared_set: Option<String> = Opt::text();
+
+    /// Host CPUs that are given out one by one, such as 4-7. They are reported to placement; a guest
+    /// that asks for them is refused so far.
+    cpu_dedicated_set: Option<String> = Opt::text();
+
+    /// How long what placement says of this node is taken to be still so; 0: for ever.
+    resource_provider_association_refresh: Duration = Opt::seconds(0).default("300");
+
+    /// Disk formats of images that this host shouldn't get, such as qcow2.
+    image_type_exclude_list: Vec<String> = Opt::list().default("");
 }

@@ -112,6 +112,33 @@ section! {
     /// How many builds run at once; 0: any number.
     max_concurrent_builds: u32 = Opt::integer(0, u32::MAX as i64).default("10");
 
+    /// How many guest CPUs a host CPU counts for. Unset: as placement has it.
+    cpu_allocation_ratio: Option<f64> = Opt::float(0.0, f64::MAX);
+
+    /// How often host memory is given out. Unset: as placement has it.
+    ram_allocation_ratio: Option<f64> = Opt::float(0.0, f64::MAX);
+
+    /// How often disk space is given out. Unset: as placement has it.
+    disk_allocation_ratio: Option<f64> = Opt::float(0.0, f64::MAX);
+
+    /// cpu_allocation_ratio of a node that placement doesn't know yet.
+    initial_cpu_allocation_ratio: f64 = Opt::float(0.0, f64::MAX).default("4.0");
+
+    /// ram_allocation_ratio of a node that placement doesn't know yet.
+    initial_ram_allocation_ratio: f64 = Opt::float(0.0, f64::MAX).default("1.0");
+
+    /// disk_allocation_ratio of a node that placement doesn't know yet.
+    initial_disk_allocation_ratio: f64 = Opt::float(0.0, f64::MAX).default("1.0");
+
+    /// CPUs that guests don't get.
+    reserved_host_cpus: u32 = Opt::integer(0, u32::MAX as i64).default("0");
+
+    /// Memory that guests don't get.
+    reserved_host_memory_mb: u32 = Opt::integer(0, u32::MAX as i64).default("512").unit("MiB");
+
+    /// Disk space that guests don't get.
+    reserved_host_disk_mb: u32 = Opt::integer(0, u32::MAX as i64).default("0").unit("MiB");
+
     /// How long a guest may take to shut down before its power is cut. An image's
     /// os_shutdown_timeout wins.
     shutdown_timeout: Duration = Opt::seconds(0).default("60");

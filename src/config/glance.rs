@@ -18,6 +18,10 @@ section! {
     /// How often a request is repeated that failed; 0: never.
     num_retries: u32 = Opt::integer(0, 100).default("3");
 
+    /// Whether only images with a good signature may be booted. The agent can't verify
+    /// signatures: with true it refuses every image.
+    verify_glance_signatures: bool = Opt::boolean().default("false");
+
     group adapter: Adapter = Adapter::options("glance");
     group http: Http = HTTP;
 }

@@ -178,7 +178,6 @@ impl Adapter {
 mod tests {
     use std::path::Path;
 
-    use super::*;
     use crate::config::Config;
     use crate::config::files::Files;
 

@@ -28,6 +28,8 @@ pub mod image_cache;
 pub mod keystoneauth;
 pub mod libvirt;
 pub mod neutron;
+pub mod notifications;
+pub mod oslo_messaging_notifications;
 pub mod oslo_messaging_rabbit;
 pub mod placement;
 pub mod serial_console;
@@ -80,6 +82,8 @@ config! {
     image_cache: image_cache::ImageCache,
     libvirt: libvirt::Libvirt,
     neutron: neutron::Neutron,
+    notifications: notifications::Notifications,
+    oslo_messaging_notifications: oslo_messaging_notifications::OsloMessagingNotifications,
     oslo_messaging_rabbit: oslo_messaging_rabbit::OsloMessagingRabbit,
     placement: placement::Placement,
     serial_console: serial_console::SerialConsole,

@@ -253,6 +253,15 @@ impl FromValue for Vec<PathBuf> {
     }
 }
 
+impl FromValue for f64 {
+    fn from_value(value: Option<Value>) -> Result<Self, String> {
+        match value {
+            Some(Value::Float(number)) => Ok(number),
+            _ => mismatch(),
+        }
+    }
+}
+
 macro_rules! whole_numbers {
     ($($type:ty)*) => {$(
         impl FromValue for $type {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::model::fault::Fault;
 use crate::model::state::{TaskState, VmState};
 use crate::workflow::any::AnyRecord;
 use crate::workflow::reboot::Kind;
@@ -151,6 +152,15 @@ impl Refusal {
     /// For a request that a delete overtook.
     pub fn being_deleted(request: RequestKind) -> Self {
         Self { request, vm_state: None, task_state: Some(TaskState::Deleting) }
+    }
+
+    /// nova's exception for it.
+    pub fn fault(&self) -> Fault {
+        let state = self.vm_state.map_or("unknown", VmState::as_str);
+        Fault::nova("InstanceInvalidState", self.to_string())
+            .with("attr", if self.task_state.is_some() { "task_state" } else { "vm_state" })
+            .with("state", self.task_state.map_or(state, TaskState::as_str))
+            .with("method", format!("{:?}", self.request).to_lowercase())
     }
 }
 

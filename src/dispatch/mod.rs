@@ -19,10 +19,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
-use crate::health::{self, Metrics};
+use crate::health::Metrics;
 use crate::model::class::Class;
 use crate::model::time::Timestamp;
-use crate::records::{Expected, RecordsError};
+use crate::records::Expected;
 use crate::telemetry::Chain;
 use crate::workflow::any::AnyRecord;
 use crate::workflow::board::{Board, Row, Running};
@@ -32,36 +32,19 @@ use crate::workflow::{Backends, StepError};
 
 pub mod admission;
 pub mod console;
+mod outcome;
 pub mod own;
 pub mod query;
 #[cfg(test)]
 mod tests;
 mod turn;
 
+pub use outcome::Outcome;
+
 use admission::{Admission, Refusal, RequestKind, admit};
 
 /// How long an ended record is kept, so that a redelivery is recognised.
 const KEEP_SETTLED: Duration = Duration::from_secs(24 * 3600);
-
-/// How a submitted workflow ended.
-#[derive(Debug)]
-pub enum Outcome {
-    Done,
-    /// Nothing was left to do.
-    AlreadyDone,
-    /// The instance's state doesn't allow it.
-    Refused(Refusal),
-    /// The instance's record couldn't be had.
-    Unrecorded(RecordsError),
-    /// It failed, and was undone or is stuck.
-    Failed(StepError),
-    /// It had failed before a restart: the error itself is gone, this is its text.
-    FailedBefore(String),
-    /// It came before, and nothing of it can be read any more.
-    Unreadable,
-    /// The agent stopped, or its journal broke: the next start goes on.
-    Parked,
-}
 
 /// What became of a submission.
 #[derive(Debug)]
@@ -226,7 +209,7 @@ impl Dispatcher {
         let told = match head {
             Some(Head { phase: Phase::Done, .. }) => Outcome::Done,
             Some(Head { phase, failure: Some(failure), .. }) if phase.is_final() => {
-                Outcome::FailedBefore(failure.message)
+                Outcome::FailedBefore(failure)
             }
             _ if self.inner.park.is_cancelled() => Outcome::Parked,
             _ => Outcome::Unreadable,
@@ -301,7 +284,7 @@ impl Inner {
             let controls = Controls { cancel, park: self.park.clone() };
             let served = self.serve_or_catch(&mut record, &running, &controls);
             let outcome = served.instrument(span.clone()).await;
-            span.in_scope(|| self.tell(&outcome, started.elapsed()));
+            span.in_scope(|| outcome.tell(started.elapsed()));
             let label = outcome.label(record.head().phase);
             self.metrics.workflow_finished(record.name(), label);
             self.board.remove(&id);
@@ -310,25 +293,6 @@ impl Inner {
                 // The caller may have gone: a cast has none.
                 drop(waiting.send(outcome.clone()));
             }
-        }
-    }
-
-    fn tell(&self, outcome: &Outcome, elapsed: Duration) {
-        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        match outcome {
-            Outcome::Done => info!(elapsed_ms, "done"),
-            Outcome::AlreadyDone => info!(elapsed_ms, "nothing left to do"),
-            Outcome::Refused(refusal) => warn!(elapsed_ms, error = %refusal, "refused"),
-            Outcome::Unrecorded(error) => {
-                warn!(elapsed_ms, error = %Chain(error), "not started: no record");
-            }
-            Outcome::Failed(error) => warn!(elapsed_ms, error = %Chain(error), "failed"),
-            Outcome::FailedBefore(error) => {
-                warn!(elapsed_ms, error, "undone, after a failure before the restart");
-            }
-            // Nothing that ran ends so.
-            Outcome::Unreadable => {}
-            Outcome::Parked => info!(elapsed_ms, "parked"),
         }
     }
 
@@ -349,12 +313,7 @@ impl Inner {
         let error = StepError::Panicked(text.to_owned());
         let head = record.head_mut();
         head.phase = Phase::Stuck;
-        head.failure = Some(Failure {
-            message: error.to_string(),
-            class: Class::Refused,
-            step: "-".to_owned(),
-            cancelled: false,
-        });
+        head.failure = Some(Failure::of(&error, "-".to_owned(), 0));
         // It is stuck already: what is left is to write that down and to tell the record.
         let journal = self.journal.as_ref();
         let told = AssertUnwindSafe(record.run(journal, &self.backends, running, controls));
@@ -407,7 +366,7 @@ impl Inner {
                 match (head.phase, error, &head.failure) {
                     (Phase::Done, ..) => Outcome::Done,
                     (_, Some(error), _) => Outcome::Failed(error),
-                    (_, None, Some(failure)) => Outcome::FailedBefore(failure.message.clone()),
+                    (_, None, Some(failure)) => Outcome::FailedBefore(failure.clone()),
                     (_, None, None) => Outcome::Unreadable,
                 }
             }
@@ -506,32 +465,6 @@ impl Inner {
             if let Err(error) = self.journal.forget_stuck(uuid).await {
                 warn!(error = %Chain(&error), "stuck records of the instance are left");
             }
-        }
-    }
-}
-
-impl Outcome {
-    /// Why it didn't run, for a redelivery.
-    fn refusal(&self) -> Option<Failure> {
-        let message = match self {
-            Self::Refused(refusal) => refusal.to_string(),
-            Self::Unrecorded(error) => Chain(error).to_string(),
-            _ => return None,
-        };
-        let step = "-".to_owned();
-        Some(Failure { message, class: Class::Refused, step, cancelled: false })
-    }
-
-    /// The metrics' label.
-    fn label(&self, phase: Phase) -> health::Outcome {
-        match self {
-            Self::Done | Self::AlreadyDone => health::Outcome::Done,
-            Self::Refused(_) | Self::Unrecorded(_) => health::Outcome::Refused,
-            Self::Failed(_) | Self::FailedBefore(_) if phase == Phase::Stuck => {
-                health::Outcome::Stuck
-            }
-            Self::Failed(_) | Self::FailedBefore(_) | Self::Unreadable => health::Outcome::Undone,
-            Self::Parked => health::Outcome::Parked,
         }
     }
 }

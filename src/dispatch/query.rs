@@ -39,6 +39,9 @@ pub enum QueryError {
     /// nova: InstanceNotFound
     #[error("instance {0} has no domain on this host")]
     NoDomain(Uuid),
+    /// nova: InstanceNotReady
+    #[error("instance {0} is being built")]
+    NotReady(Uuid),
     /// nova: InstanceInvalidState
     #[error("instance {uuid} is {power_state}: it must be running")]
     NotRunning { uuid: Uuid, power_state: &'static str },
@@ -66,9 +69,22 @@ impl QueryError {
             Self::NotRunning { .. } | Self::ConsoleUnavailable(_) | Self::ConsoleInvalid(_) => {
                 Class::Refused
             }
+            Self::NotReady(_) => Class::Transient,
             Self::Log(_) | Self::Uptime(_) => Class::Transient,
             Self::Records(error) => error.class(),
             Self::Hypervisor(error) => error.class(),
+        }
+    }
+
+    /// A domain that isn't there is still to come when the instance is being built.
+    pub fn while_building(self, building: bool) -> Self {
+        match self {
+            Self::NoDomain(uuid) | Self::Hypervisor(HypervisorError::NoDomain(uuid))
+                if building =>
+            {
+                Self::NotReady(uuid)
+            }
+            other => other,
         }
     }
 }

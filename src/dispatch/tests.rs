@@ -216,8 +216,8 @@ async fn a_redelivery_of_what_was_refused_is_told_why() {
     let first = submit(&dispatcher, build()).await.await.unwrap();
     let Outcome::Refused(refusal) = &*first else { panic!("{first:?}") };
     let again = redelivered(&dispatcher, build()).await;
-    let Outcome::FailedBefore(message) = &*again else { panic!("{again:?}") };
-    assert_eq!(*message, refusal.to_string());
+    let Outcome::FailedBefore(failure) = &*again else { panic!("{again:?}") };
+    assert_eq!(failure.fault, Some(refusal.fault()));
 }
 
 #[tokio::test(start_paused = true)]

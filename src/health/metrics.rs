@@ -94,6 +94,12 @@ struct OperationLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HttpLabels {
+    service: &'static str,
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ComponentLabels {
     component: &'static str,
 }
@@ -122,6 +128,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     libvirt_calls: Seconds<OperationLabels>,
     libvirt_timeouts: Family<OperationLabels, Counter>,
+    http_requests: Seconds<HttpLabels>,
     connections_lost: Family<ComponentLabels, Counter>,
     periodic_runs: Family<PeriodicOutcomeLabels, Counter>,
     periodic_durations: Seconds<PeriodicLabels>,
@@ -148,6 +155,7 @@ impl Metrics {
             requests: Family::default(),
             libvirt_calls: Family::new_with_constructor(call_seconds),
             libvirt_timeouts: Family::default(),
+            http_requests: Family::new_with_constructor(call_seconds),
             connections_lost: Family::default(),
             periodic_runs: Family::default(),
             periodic_durations: Family::new_with_constructor(step_seconds),
@@ -195,6 +203,12 @@ impl Metrics {
             "hypernova_libvirt_timeouts",
             "libvirt calls without an answer in time",
             self.libvirt_timeouts.clone(),
+        );
+        registry.register_with_unit(
+            "hypernova_http_request_duration",
+            "Time that requests to OpenStack services took, by the answer's class",
+            Unit::Seconds,
+            self.http_requests.clone(),
         );
         registry.register(
             "hypernova_connections_lost",
@@ -253,6 +267,20 @@ impl Metrics {
     /// libvirt didn't answer in time.
     pub fn libvirt_timed_out(&self, operation: &'static str) {
         self.libvirt_timeouts.get_or_create(&OperationLabels { operation }).inc();
+    }
+
+    /// An OpenStack service was asked; no status: it didn't answer.
+    pub fn http_request(&self, service: &'static str, status: Option<u16>, took: Duration) {
+        let status = match status {
+            None => "none",
+            Some(..300) => "2xx",
+            Some(300..400) => "3xx",
+            Some(400..500) => "4xx",
+            Some(_) => "5xx",
+        };
+        self.http_requests
+            .get_or_create(&HttpLabels { service, status })
+            .observe(took.as_secs_f64());
     }
 
     /// Connections to `component` broke, so many since the last call; 0 is no news.
@@ -315,6 +343,8 @@ mod tests {
         metrics.rpc_request("build_and_run_instance", Outcome::Done);
         metrics.libvirt_call("define", Duration::from_millis(2));
         metrics.libvirt_timed_out("define");
+        metrics.http_request("neutron", Some(201), Duration::from_millis(90));
+        metrics.http_request("neutron", None, Duration::from_secs(9));
         metrics.connections_lost(Component::Libvirt, 0);
         metrics.connections_lost(Component::RabbitMq, 2);
         let text = metrics.encode();
@@ -331,6 +361,10 @@ mod tests {
         );
         has(&text, "hypernova_libvirt_call_duration_seconds_count{operation=\"define\"} 1");
         has(&text, "hypernova_libvirt_timeouts_total{operation=\"define\"} 1");
+        for status in ["2xx", "none"] {
+            let labels = format!("{{service=\"neutron\",status=\"{status}\"}}");
+            has(&text, &format!("hypernova_http_request_duration_seconds_count{labels} 1"));
+        }
         has(&text, "hypernova_connections_lost_total{component=\"libvirt\"} 0");
         has(&text, "hypernova_connections_lost_total{component=\"rabbitmq\"} 2");
         has(&text, &format!("hypernova_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));

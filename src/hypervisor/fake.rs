@@ -3,7 +3,7 @@
 //! whole agent on it; tests tell it what should fail and ask what became of the world.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::host::{Capabilities, DomainCapabilities, GuestDisk, HostCpu, HostState};
 use super::libvirt::xml;
 use super::spec::{DomainSpec, GraphicsSpec, SerialSpec};
 use super::{
@@ -20,6 +21,8 @@ use super::{
 use crate::hypervisor::spec::FirmwareFiles;
 use crate::model::class::Class;
 use crate::model::state::PowerState;
+
+mod host;
 
 /// State changes kept for a slow receiver.
 const EVENT_BACKLOG: usize = 1024;
@@ -564,10 +567,9 @@ impl Hypervisor for FakeHypervisor {
     async fn console_endpoints(&self, uuid: Uuid) -> Result<ConsoleEndpoints, HypervisorError> {
         self.call("console_endpoints", |world| {
             let domain = world.found(uuid)?;
-            let Some(id) = domain.id else { return Ok(ConsoleEndpoints::default()) };
-            let offset = u16::try_from(id % 1000).unwrap_or_default();
+            let port = domain.id.map(|id| FIRST_VNC_PORT + u16::try_from(id % 1000).unwrap_or(0));
             let vnc = domain.spec.graphics.iter().find_map(|graphics| match graphics {
-                GraphicsSpec::Vnc { listen } => Some((listen.clone(), FIRST_VNC_PORT + offset)),
+                GraphicsSpec::Vnc { listen } => port.map(|port| (listen.clone(), port)),
                 GraphicsSpec::Spice { .. } => None,
             });
             let serial = domain.spec.serials.iter().filter_map(|serial| match serial {
@@ -592,6 +594,36 @@ impl Hypervisor for FakeHypervisor {
 
     async fn host_info(&self) -> Result<HostInfo, HypervisorError> {
         self.call("host_info", |world| Ok(world.host.clone())).await
+    }
+
+    async fn capabilities(&self) -> Result<Arc<Capabilities>, HypervisorError> {
+        self.call("capabilities", |world| Ok(Arc::new(host::capabilities(&world.host)))).await
+    }
+
+    async fn host_state(&self) -> Result<HostState, HypervisorError> {
+        self.call("host_state", |world| Ok(host::state(&world.host))).await
+    }
+
+    async fn domain_capabilities(
+        &self,
+        _: &str,
+        machine: Option<&str>,
+        _: &str,
+    ) -> Result<DomainCapabilities, HypervisorError> {
+        self.call("domain_capabilities", |_| Ok(host::domain_capabilities(machine))).await
+    }
+
+    async fn model_features(
+        &self,
+        cpu: &HostCpu,
+        _: &str,
+    ) -> Result<Option<BTreeSet<String>>, HypervisorError> {
+        self.call("model_features", |_| Ok(Some(cpu.features.clone()))).await
+    }
+
+    async fn guest_disks(&self) -> Result<Vec<GuestDisk>, HypervisorError> {
+        // The fake's disks have no sizes.
+        self.call("guest_disks", |_| Ok(Vec::new())).await
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

@@ -3,7 +3,8 @@
 //! [`Hypervisor`] is the trait, `libvirt/` the real one, `fake.rs` one that keeps its world in
 //! memory. A domain is always named by its instance's UUID.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,9 +16,11 @@ use crate::model::state::PowerState;
 
 pub mod fake;
 pub mod guest;
+pub mod host;
 pub mod libvirt;
 pub mod spec;
 
+use host::{Capabilities, DomainCapabilities, GuestDisk, HostCpu, HostState};
 use spec::{DomainSpec, FirmwareFiles};
 
 /// How a domain is started.
@@ -182,6 +185,7 @@ pub trait Hypervisor: Send + Sync {
     /// definition must name them again, or the guest loses its boot variables.
     async fn firmware(&self, uuid: Uuid) -> Result<Option<FirmwareFiles>, HypervisorError>;
 
+    /// Where the domain's consoles listen; for one that is off, where its serial ports will.
     async fn console_endpoints(&self, uuid: Uuid) -> Result<ConsoleEndpoints, HypervisorError>;
 
     /// Counters of one domain.
@@ -191,6 +195,33 @@ pub trait Hypervisor: Send + Sync {
     async fn all_stats(&self) -> Result<Vec<DomainStats>, HypervisorError>;
 
     async fn host_info(&self) -> Result<HostInfo, HypervisorError>;
+
+    /// What the host is made of and can run, as it was when it was asked first.
+    async fn capabilities(&self) -> Result<Arc<Capabilities>, HypervisorError>;
+
+    /// The host now.
+    async fn host_state(&self) -> Result<HostState, HypervisorError>;
+
+    /// What a machine type offers; `None` asks for the architecture's default. It may take long when
+    /// nobody has asked before.
+    async fn domain_capabilities(
+        &self,
+        architecture: &str,
+        machine: Option<&str>,
+        virt_type: &str,
+    ) -> Result<DomainCapabilities, HypervisorError>;
+
+    /// The features that a guest with the named CPU model gets on a host with this CPU; `None` where
+    /// the hypervisor can't say.
+    async fn model_features(
+        &self,
+        cpu: &HostCpu,
+        model: &str,
+    ) -> Result<Option<BTreeSet<String>>, HypervisorError>;
+
+    /// Every disk of every domain that is a file or a block device of this host, in one call to the
+    /// hypervisor.
+    async fn guest_disks(&self) -> Result<Vec<GuestDisk>, HypervisorError>;
 
     /// State changes from now on. A receiver that falls behind must ask [`Hypervisor::domain`].
     fn events(&self) -> broadcast::Receiver<DomainEvent>;

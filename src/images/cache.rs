@@ -20,12 +20,14 @@ use tokio::sync::RwLock;
 use tracing::info;
 
 use super::ageing::is_older;
-use super::fetch::{Patience, fetch};
+use super::fetch::{Origin, Patience, fetch};
 use super::files::{Draft, blocking, io_error, publish, remove_if_there, touch};
 use super::inspect::{FileContent, Format, InspectError, Inspected, Policy, inspect};
 use super::lock::{Held, Locks};
+use super::provenance;
 use super::qemu_img::QemuImg;
 use super::{CachedImage, ImageError, ImageRequest, ImageSource, Progress};
+use crate::model::context::RequestContext;
 
 /// Between two looks at what another one has fetched so far.
 const WATCH: Duration = Duration::from_millis(500);
@@ -75,22 +77,26 @@ impl Cache {
     /// A dropped fetch kills its tools, takes its drafts away and lets the lock go.
     pub async fn get(
         &self,
+        context: &RequestContext,
         image: &ImageRequest,
         progress: Progress<'_>,
     ) -> Result<CachedImage, ImageError> {
         let path = self.path(&image.id);
         if let Some(there) = self.lookup(&image.id, &path).await? {
+            provenance::check(&path, image).await?;
             return Ok(there);
         }
         let lock = Arc::new(self.wait(image, progress).await?);
         if let Some(there) = self.lookup(&image.id, &path).await? {
+            provenance::check(&path, image).await?;
             return Ok(there);
         }
         blocking("create", &self.directory, |dir| std::fs::create_dir_all(dir)).await?;
         let (part, converted) = (with_suffix(&path, "part"), with_suffix(&path, "converted"));
         // For a fetch that is dropped; they go before the lock does.
         let _drafts = (Draft(part.clone()), Draft(converted.clone()));
-        let fetched = self.fetch_locked(image, &path, &part, &converted, &lock, progress).await;
+        let fetched =
+            self.fetch_locked(context, image, &path, &part, &converted, &lock, progress).await;
         // A try that was cut off may have left them: no error leaves them behind.
         for draft in [&part, &converted] {
             blocking("remove", draft, remove_if_there).await?;
@@ -169,8 +175,10 @@ impl Cache {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "they are the request and its three files")]
     async fn fetch_locked(
         &self,
+        context: &RequestContext,
         image: &ImageRequest,
         path: &Path,
         part: &Path,
@@ -178,7 +186,8 @@ impl Cache {
         lock: &Arc<Held>,
         progress: Progress<'_>,
     ) -> Result<CachedImage, ImageError> {
-        fetch(&*self.source, image, part, lock, self.patience, progress).await?;
+        let origin = Origin { source: &*self.source, context, patience: self.patience };
+        fetch(origin, image, part, lock, progress).await?;
         let found = self.inspect_as(&image.id, part, image.disk_format.as_deref()).await?;
         let format = found.format.qemu_name();
         if format != "raw" {
@@ -192,6 +201,7 @@ impl Cache {
         } else {
             (converted, self.convert(image, (part, found), converted, progress).await?)
         };
+        provenance::remember(ready, image).await?;
         let target = path.to_owned();
         match blocking("publish", ready, move |ready| publish(ready, &target)).await {
             // Somebody who doesn't take the lock was faster.

@@ -15,6 +15,7 @@ use super::cache::{check_fits, file_name};
 use super::{
     Aged, Ageing, CachedImage, ConfigDriveFiles, Disk, ImageError, ImageRequest, Images, Progress,
 };
+use crate::model::context::RequestContext;
 
 /// What `image` is as large as when the request doesn't say.
 const DEFAULT_BYTES: u64 = 1 << 20;
@@ -208,6 +209,7 @@ fn existing_base(world: &World, base: &CachedImage) -> Result<(), ImageError> {
 impl Images for FakeImages {
     async fn cache(
         &self,
+        _: &RequestContext,
         image: &ImageRequest,
         progress: Progress<'_>,
     ) -> Result<CachedImage, ImageError> {
@@ -360,9 +362,9 @@ mod tests {
     async fn a_lost_answer_has_done_its_work() {
         let images = FakeImages::default();
         images.fail_once_after(ImageCall::Cache);
-        assert!(images.cache(&image(), &|_, _| ()).await.is_err());
+        assert!(images.cache(&RequestContext::admin(), &image(), &|_, _| ()).await.is_err());
         assert_eq!(images.cached().len(), 1);
-        images.cache(&image(), &|_, _| ()).await.unwrap();
+        images.cache(&RequestContext::admin(), &image(), &|_, _| ()).await.unwrap();
         assert_eq!(images.fetches(), 1);
     }
 }

@@ -21,6 +21,7 @@ use super::checksum::Verifier;
 use super::files::{blocking, io_error};
 use super::lock::Held;
 use super::{ImageError, ImageRequest, ImageSource, Progress};
+use crate::model::context::RequestContext;
 
 /// Progress that earns a connection its retries back.
 const EARNS_RETRIES: u64 = 1 << 20;
@@ -44,20 +45,30 @@ impl Default for Patience {
     }
 }
 
+/// Where an image comes from.
+#[derive(Clone, Copy)]
+pub struct Origin<'a> {
+    pub source: &'a dyn ImageSource,
+    /// Whose rights count.
+    pub context: &'a RequestContext,
+    pub patience: Patience,
+}
+
 /// Fetches `image` into `part` and checks length and checksum. What an earlier try left in `part`
 /// is resumed if a checksum will prove the whole, and dropped otherwise. `lock` is on `part`.
 ///
 /// # Errors
 /// As the source, `WrongChecksum`, `NoSpace`; `part` stays for the caller to remove.
 pub async fn fetch(
-    source: &dyn ImageSource,
+    origin: Origin<'_>,
     image: &ImageRequest,
     part: &Path,
     lock: &Arc<Held>,
-    patience: Patience,
     progress: Progress<'_>,
 ) -> Result<(), ImageError> {
-    let once = |resume| fetch_once(source, image, part, lock, patience, progress, resume);
+    let completed = origin.source.complete(origin.context, image);
+    let image = &completed.await?;
+    let once = |resume| fetch_once(origin, image, part, lock, progress, resume);
     let resumed = once(true).await;
     match resumed {
         // The bytes that were left may have been of another content.
@@ -68,11 +79,10 @@ pub async fn fetch(
 
 /// The error, and whether bytes of an earlier try were used.
 async fn fetch_once(
-    source: &dyn ImageSource,
+    origin: Origin<'_>,
     image: &ImageRequest,
     part: &Path,
     lock: &Arc<Held>,
-    patience: Patience,
     progress: Progress<'_>,
     resume: bool,
 ) -> Result<(), (ImageError, bool)> {
@@ -84,7 +94,7 @@ async fn fetch_once(
             .await
             .map_err(|e| (e, false))?;
     let writer = Writer::start(part, file, verifier, Arc::clone(lock));
-    let fetched = Fetch { source, image, patience, progress, writer, done: left };
+    let fetched = Fetch { origin, image, progress, writer, done: left };
     fetched.run().await.map_err(|e| (e, left > 0))
 }
 
@@ -120,9 +130,8 @@ fn open_part(
 }
 
 struct Fetch<'a> {
-    source: &'a dyn ImageSource,
+    origin: Origin<'a>,
     image: &'a ImageRequest,
-    patience: Patience,
     progress: Progress<'a>,
     writer: Writer,
     /// Bytes handed to the writer.
@@ -142,11 +151,12 @@ impl Fetch<'_> {
                 best = self.done;
                 attempt = 1;
             }
-            if attempt >= self.patience.attempts {
+            if attempt >= self.origin.patience.attempts {
                 return Err(error);
             }
             warn!(attempt, done_bytes = self.done, %error, "fetching the image again");
-            tokio::time::sleep(self.patience.backoff * 2u32.saturating_pow(attempt - 1)).await;
+            tokio::time::sleep(self.origin.patience.backoff * 2u32.saturating_pow(attempt - 1))
+                .await;
             attempt += 1;
         }
         self.writer.finish(&self.image.id).await
@@ -156,9 +166,10 @@ impl Fetch<'_> {
     async fn stream(&mut self) -> Result<(), ImageError> {
         let broke_off =
             |message: String| ImageError::Unreachable { image: self.image.id.clone(), message };
-        let idle = self.patience.idle;
+        let idle = self.origin.patience.idle;
         let silent = || broke_off(format!("no byte within {idle:?}"));
-        let opening = self.source.open(self.image, self.done);
+        let Origin { source, context, .. } = self.origin;
+        let opening = source.open(context, self.image, self.done);
         let mut stream = tokio::time::timeout(idle, opening).await.map_err(|_| silent())??;
         if stream.offset != self.done {
             if stream.offset != 0 {

@@ -15,9 +15,11 @@ pub mod disk_info;
 pub mod fake;
 pub mod fetch;
 pub mod files;
+pub mod glance;
 pub mod inspect;
 pub mod lock;
 pub mod network_data;
+mod provenance;
 pub mod qemu_img;
 mod references;
 pub mod source;
@@ -34,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::class::Class;
+use crate::model::context::RequestContext;
 
 pub use ageing::{Aged, Ageing};
 
@@ -75,8 +78,23 @@ pub struct ImageStream {
 /// Where images come from.
 #[async_trait]
 pub trait ImageSource: Send + Sync {
-    /// Opens `image` for reading from `offset` bytes on.
-    async fn open(&self, image: &ImageRequest, offset: u64) -> Result<ImageStream, ImageError>;
+    /// The request with what the source knows of the image, where the asker doesn't say: its
+    /// checksums and size.
+    async fn complete(
+        &self,
+        _context: &RequestContext,
+        image: &ImageRequest,
+    ) -> Result<ImageRequest, ImageError> {
+        Ok(image.clone())
+    }
+
+    /// Opens `image` for reading from `offset` bytes on, as whoever `context` names.
+    async fn open(
+        &self,
+        context: &RequestContext,
+        image: &ImageRequest,
+        offset: u64,
+    ) -> Result<ImageStream, ImageError>;
 }
 
 /// An image in the cache.
@@ -114,10 +132,11 @@ pub type Progress<'a> = &'a (dyn Fn(u64, Option<u64>) + Send + Sync);
 #[async_trait]
 pub trait Images: Send + Sync {
     /// Puts `image` into the cache and says where it is. However many ask at the same time, also
-    /// from other processes, it is fetched once. Hostile content never reaches the cache. May be
-    /// dropped half-way, and leaves nothing then.
+    /// from other processes, it is fetched once, by `context`'s rights. Hostile content never
+    /// reaches the cache. May be dropped half-way, and leaves nothing then.
     async fn cache(
         &self,
+        context: &RequestContext,
         image: &ImageRequest,
         progress: Progress<'_>,
     ) -> Result<CachedImage, ImageError>;
@@ -177,6 +196,18 @@ pub trait Images: Send + Sync {
 pub enum ImageError {
     #[error("image {0} was not found")]
     NotFound(String),
+    /// The image service doesn't take the token, or doesn't let its user have the image.
+    #[error("not authorized for image {image}: {message}")]
+    NotAuthorized { image: String, message: String },
+    /// The image service has no room for it, or its owner may not have more.
+    #[error("quota exceeded or out of space for image {0} in the image service")]
+    QuotaExceeded(String),
+    /// The image service doesn't take what was asked.
+    #[error("the image service refuses the request on image {image}: {message}")]
+    Rejected { image: String, message: String },
+    /// Something keeps the image as it is.
+    #[error("image {image} can't be changed now: {message}")]
+    InUse { image: String, message: String },
     /// The source can't be reached, or broke off more often than it may.
     #[error("image {image} can't be read from its source: {message}")]
     Unreachable { image: String, message: String },
@@ -215,6 +246,10 @@ impl ImageError {
     pub fn class(&self) -> Class {
         match self {
             Self::NotFound(_)
+            | Self::NotAuthorized { .. }
+            | Self::QuotaExceeded(_)
+            | Self::Rejected { .. }
+            | Self::InUse { .. }
             | Self::WrongChecksum { .. }
             | Self::Unacceptable { .. }
             | Self::TooLarge { .. }

@@ -21,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use url::Url;
 
 use super::{ImageError, ImageRequest, ImageSource, ImageStream};
+use crate::model::context::RequestContext;
 
 const FILE_PIECE: usize = 1 << 20;
 const MAX_REDIRECTS: usize = 5;
@@ -53,7 +54,12 @@ impl ImageSource for StandaloneSource {
     /// # Errors
     /// `NotFound` when there is no such file or URL, `BadPath` when the policy forbids the file,
     /// `Unreachable` for what another try may get over.
-    async fn open(&self, image: &ImageRequest, offset: u64) -> Result<ImageStream, ImageError> {
+    async fn open(
+        &self,
+        _: &RequestContext,
+        image: &ImageRequest,
+        offset: u64,
+    ) -> Result<ImageStream, ImageError> {
         let Some(text) = &image.url else {
             return Err(unacceptable(image, "it has no URL"));
         };
@@ -326,7 +332,7 @@ mod tests {
 
     async fn read(policy: FilePolicy, url: &str, offset: u64) -> Result<Vec<u8>, ImageError> {
         let source = StandaloneSource::new(policy, Duration::from_secs(10));
-        let mut stream = source.open(&image(url), offset).await?;
+        let mut stream = source.open(&RequestContext::admin(), &image(url), offset).await?;
         let mut all = Vec::new();
         while let Some(piece) = stream.bytes.next().await {
             all.extend_from_slice(&piece?);

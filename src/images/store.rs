@@ -28,6 +28,7 @@ use super::{
     Aged, Ageing, CachedImage, ConfigDriveFiles, Disk, ImageError, ImageRequest, ImageSource,
     Images, Progress, ageing, disk_info, storage_users,
 };
+use crate::model::context::RequestContext;
 
 /// How images are kept; [`StoreOptions::new`] has nova's defaults.
 #[derive(Debug, Clone)]
@@ -219,10 +220,11 @@ impl HostImages {
 impl Images for HostImages {
     async fn cache(
         &self,
+        context: &RequestContext,
         image: &ImageRequest,
         progress: Progress<'_>,
     ) -> Result<CachedImage, ImageError> {
-        self.cache.get(image, progress).await
+        self.cache.get(context, image, progress).await
     }
 
     async fn create_directory(&self, instance: Uuid) -> Result<PathBuf, ImageError> {

@@ -12,6 +12,9 @@ use uuid::Uuid;
 use crate::model::class::Class;
 use crate::model::object::{Instance, InstanceInfoCache};
 
+/// How long nova lets a device's name be, one less than Linux does.
+pub const NAME_LENGTH: usize = 14;
+
 /// The text isn't nova's network model.
 #[derive(Debug, thiserror::Error)]
 #[error("unreadable network information: {0}")]
@@ -25,7 +28,7 @@ impl NetworkModelError {
 }
 
 /// A NIC of an instance: a port of Neutron's, bound to this host.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Vif {
     /// The port.
     pub id: Uuid,
@@ -71,7 +74,7 @@ pub struct Vif {
 }
 
 /// A network of Neutron's. `meta` has `mtu`, `physical_network`, `injected`, `tenant_id`, …
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Network {
     #[serde(default)]
     pub id: Option<String>,
@@ -89,7 +92,7 @@ pub struct Network {
     pub rest: Map<String, Value>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Subnet {
     #[serde(default)]
     pub cidr: Option<String>,
@@ -111,7 +114,7 @@ pub struct Subnet {
     pub rest: Map<String, Value>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Route {
     #[serde(default)]
     pub cidr: Option<String>,
@@ -127,7 +130,7 @@ pub struct Route {
 }
 
 /// An address of something beside the instance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Ip {
     #[serde(default)]
     pub address: Option<String>,
@@ -143,7 +146,7 @@ pub struct Ip {
 }
 
 /// An address of the instance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct FixedIp {
     #[serde(default)]
     pub address: Option<String>,
@@ -160,6 +163,13 @@ pub struct FixedIp {
     pub rest: Map<String, Value>,
 }
 
+/// Whether Linux takes `name` for a network device, and no tool takes it for anything else.
+/// Linux: `dev_valid_name`, IFNAMSIZ
+pub fn is_device_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
+    (1..=15).contains(&name.len()) && name.chars().all(plain) && !name.starts_with(['.', '-'])
+}
+
 /// nova writes `x or []`: null where there is nothing.
 fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
@@ -174,17 +184,19 @@ impl Vif {
     /// another. A recorded name that Linux would refuse counts as none: it goes into paths.
     /// nova: virt/libvirt/vif.py, `get_vif_devname`; network/neutron.py, `_build_vif_model`.
     pub fn device_name(&self) -> String {
-        let fits = |name: &&String| {
-            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
-            (1..=15).contains(&name.len())
-                && name.chars().all(plain)
-                && !name.starts_with(['.', '-'])
-        };
-        self.devname
-            .as_ref()
-            .filter(fits)
-            .cloned()
-            .unwrap_or_else(|| format!("tap{}", &self.id.to_string()[..11]))
+        let named = self.devname.as_deref().filter(|name| is_device_name(name));
+        named.map_or_else(|| self.name_with("tap"), str::to_owned)
+    }
+
+    /// `prefix` and as much of the port's id as makes 14 characters: how nova, os-vif and Neutron
+    /// name devices of a port. nova: network/model.py, `NIC_NAME_LEN`
+    pub fn name_with(&self, prefix: &str) -> String {
+        format!("{prefix}{}", self.id).chars().take(NAME_LENGTH).collect()
+    }
+
+    /// The bridge on this host that the port belongs to.
+    pub fn bridge(&self) -> Option<&str> {
+        self.network.as_ref()?.bridge.as_deref()
     }
 
     /// The instance's addresses, of all subnets.

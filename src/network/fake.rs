@@ -2,14 +2,17 @@
 //! are allocated and plugged, so that a test can ask what is left. A named call can be made to fail.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::standalone::vifs_for;
-use super::{Network, NetworkError, RequestedNetwork, Vif, VifSource};
+use super::standalone::{uuid, vifs_for};
+use super::wiring::Wiring;
+use super::{Network, NetworkError, PlugFor, Refresh, Vif, Wanted};
 use crate::model::context::RequestContext;
+use crate::model::object::Instance;
 
 /// A network without a host.
 #[derive(Debug, Default)]
@@ -23,7 +26,20 @@ struct State {
     bridges: Option<BTreeSet<String>>,
     allocated: BTreeMap<Uuid, Vec<Vif>>,
     plugged: BTreeSet<(Uuid, String)>,
+    /// Who is told of a plug, where ports are down until then.
+    reports: Option<Reports>,
+    /// Ports that are up.
+    active: BTreeSet<Uuid>,
     fail_at: Option<String>,
+}
+
+/// Called with the instance and its port; says whether the port comes up.
+struct Reports(Box<dyn Fn(Uuid, Uuid) -> bool + Send>);
+
+impl fmt::Debug for Reports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reports")
+    }
 }
 
 impl FakeNetwork {
@@ -36,6 +52,12 @@ impl FakeNetwork {
     pub fn with_bridges<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let bridges = Some(names.into_iter().map(str::to_owned).collect());
         Self { state: Mutex::new(State { bridges, ..State::default() }) }
+    }
+
+    /// From now on ports are down until they are plugged, as Neutron's are. `report` is called with
+    /// the instance and the port of each plug, and says whether the port comes up.
+    pub fn report_plugs(&self, report: impl Fn(Uuid, Uuid) -> bool + Send + 'static) {
+        self.state().reports = Some(Reports(Box::new(report)));
     }
 
     /// Makes the next call of the method named `call` fail as a broken host would.
@@ -77,45 +99,78 @@ impl Network for FakeNetwork {
     async fn allocate(
         &self,
         _: &RequestContext,
-        instance: Uuid,
-        requested: &[RequestedNetwork],
+        instance: &Instance,
+        wanted: &Wanted,
     ) -> Result<Vec<Vif>, NetworkError> {
         let mut state = self.enter("allocate", "interfaces")?;
-        let vifs = vifs_for(instance, requested, "user")?;
-        state.allocated.insert(instance, vifs.clone());
-        Ok(vifs)
-    }
-
-    async fn plug(&self, instance: Uuid, vif: &Vif) -> Result<(), NetworkError> {
-        let mut state = self.enter("plug", &vif.device)?;
-        if let (VifSource::Bridge { bridge }, Some(bridges)) = (&vif.source, &state.bridges)
-            && !bridges.contains(bridge)
-        {
-            return Err(NetworkError::NotFound(bridge.clone()));
+        let mut vifs = vifs_for(uuid(instance)?, &wanted.networks, "user")?;
+        for vif in &mut vifs {
+            vif.active = state.reports.is_none() || state.active.contains(&vif.id);
         }
-        state.plugged.insert((instance, vif.device.clone()));
-        Ok(())
-    }
-
-    async fn unplug(&self, instance: Uuid, vif: &Vif) -> Result<(), NetworkError> {
-        let mut state = self.enter("unplug", &vif.device)?;
-        state.plugged.remove(&(instance, vif.device.clone()));
-        Ok(())
+        state.allocated.insert(uuid(instance)?, vifs.clone());
+        Ok(vifs)
     }
 
     async fn deallocate(
         &self,
         _: &RequestContext,
-        instance: Uuid,
-        vifs: &[Vif],
+        instance: &Instance,
+        _: &[Uuid],
     ) -> Result<(), NetworkError> {
         let mut state = self.enter("deallocate", "interfaces")?;
-        if let Some(allocated) = state.allocated.get_mut(&instance) {
-            allocated.retain(|vif| !vifs.contains(vif));
-            if allocated.is_empty() {
-                state.allocated.remove(&instance);
-            }
+        for vif in state.allocated.remove(&uuid(instance)?).unwrap_or_default() {
+            state.active.remove(&vif.id);
         }
+        Ok(())
+    }
+
+    async fn refresh(
+        &self,
+        _: &RequestContext,
+        instance: &Instance,
+        _: Refresh,
+    ) -> Result<Vec<Vif>, NetworkError> {
+        let state = self.enter("refresh", "interfaces")?;
+        let mut vifs = state.allocated.get(&uuid(instance)?).cloned().unwrap_or_default();
+        for vif in &mut vifs {
+            vif.active = state.reports.is_none() || state.active.contains(&vif.id);
+        }
+        Ok(vifs)
+    }
+
+    async fn bind(&self, _: &RequestContext, _: &Instance, _: &str) -> Result<(), NetworkError> {
+        self.enter("bind", "interfaces").map(drop)
+    }
+
+    async fn active_ports(
+        &self,
+        _: &RequestContext,
+        instance: &Instance,
+    ) -> Result<BTreeSet<Uuid>, NetworkError> {
+        let state = self.enter("active_ports", "interfaces")?;
+        let vifs = state.allocated.get(&uuid(instance)?).into_iter().flatten();
+        let active = |vif: &&Vif| state.reports.is_none() || state.active.contains(&vif.id);
+        Ok(vifs.filter(active).map(|vif| vif.id).collect())
+    }
+
+    async fn plug(&self, owner: PlugFor, vif: &Vif) -> Result<(), NetworkError> {
+        let mut state = self.enter("plug", &vif.device_name())?;
+        if let (Wiring::Bridge { bridge, .. }, Some(bridges)) = (Wiring::of(vif)?, &state.bridges)
+            && !bridges.contains(&bridge)
+        {
+            return Err(NetworkError::NotFound(bridge));
+        }
+        let is_new = state.plugged.insert((owner.instance, vif.device_name()));
+        if is_new && state.reports.as_ref().is_some_and(|on| (on.0)(owner.instance, vif.id)) {
+            state.active.insert(vif.id);
+        }
+        Ok(())
+    }
+
+    async fn unplug(&self, instance: Uuid, vif: &Vif) -> Result<(), NetworkError> {
+        let mut state = self.enter("unplug", &vif.device_name())?;
+        state.plugged.remove(&(instance, vif.device_name()));
+        state.active.remove(&vif.id);
         Ok(())
     }
 }
@@ -124,30 +179,54 @@ impl Network for FakeNetwork {
 mod tests {
     use super::*;
 
+    fn owner() -> PlugFor {
+        PlugFor { instance: Uuid::from_u128(1), multiqueue: false }
+    }
+
+    fn instance() -> Instance {
+        let mut instance = Instance::default();
+        instance.uuid.load(Some(owner().instance));
+        instance
+    }
+
     #[tokio::test]
     async fn what_is_allocated_and_plugged_can_be_asked_for() {
         let network = FakeNetwork::new();
-        let (context, instance) = (RequestContext::admin(), Uuid::from_u128(1));
-        let vifs = network.allocate(&context, instance, &[]).await.unwrap();
-        network.plug(instance, &vifs[0]).await.unwrap();
-        assert_eq!(network.allocated()[&instance], vifs);
+        let (context, instance) = (RequestContext::admin(), instance());
+        let vifs = network.allocate(&context, &instance, &Wanted::default()).await.unwrap();
+        network.plug(owner(), &vifs[0]).await.unwrap();
+        assert_eq!(network.allocated()[&owner().instance], vifs);
         assert_eq!(network.plugged().len(), 1);
 
-        network.unplug(instance, &vifs[0]).await.unwrap();
-        network.deallocate(&context, instance, &vifs).await.unwrap();
+        network.unplug(owner().instance, &vifs[0]).await.unwrap();
+        network.deallocate(&context, &instance, &[]).await.unwrap();
         assert!(network.plugged().is_empty() && network.allocated().is_empty());
     }
 
     #[tokio::test]
     async fn a_named_call_fails_once() {
         let network = FakeNetwork::new();
-        let (context, instance) = (RequestContext::admin(), Uuid::from_u128(1));
-        let vifs = network.allocate(&context, instance, &[]).await.unwrap();
+        let context = RequestContext::admin();
+        let vifs = network.allocate(&context, &instance(), &Wanted::default()).await.unwrap();
         network.fail_at("plug");
         assert!(matches!(
-            network.plug(instance, &vifs[0]).await,
+            network.plug(owner(), &vifs[0]).await,
             Err(NetworkError::Host { operation: "plug", .. })
         ));
-        network.plug(instance, &vifs[0]).await.unwrap();
+        network.plug(owner(), &vifs[0]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_is_down_until_its_plug_is_reported() {
+        let network = FakeNetwork::new();
+        network.report_plugs(|_, _| true);
+        let (context, instance) = (RequestContext::admin(), instance());
+        let vifs = network.allocate(&context, &instance, &Wanted::default()).await.unwrap();
+        assert!(!vifs[0].active);
+        assert!(network.active_ports(&context, &instance).await.unwrap().is_empty());
+        network.plug(owner(), &vifs[0]).await.unwrap();
+        assert_eq!(network.active_ports(&context, &instance).await.unwrap(), [vifs[0].id].into());
+        let refreshed = network.refresh(&context, &instance, Refresh::All).await.unwrap();
+        assert!(refreshed[0].active);
     }
 }

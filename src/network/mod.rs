@@ -1,93 +1,139 @@
 //! The guest's network interfaces: which it gets, and how they reach the host's network.
+//!
+//! ```text
+//!              ┌─ neutron/       ports of Neutron's ─┐
+//! allocate ────┼─ standalone.rs  names of bridges ───┼─▶ Vif ─▶ wiring.rs ─▶ the domain's XML
+//!              └─ fake.rs                            ┘              └──────▶ plug/: OVS, bridges, taps
+//! ```
+//!
+//! A [`Vif`] is nova's own model of one, so that what is recorded for an instance is read by nova's
+//! services too.
 
-pub mod fake;
-pub mod info_cache;
-pub mod standalone;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::model::class::Class;
 use crate::model::context::RequestContext;
+use crate::model::object::Instance;
+
+mod error;
+pub mod fake;
+mod naming;
+pub mod plug;
+pub mod standalone;
+pub mod wiring;
+
+pub use crate::model::network::Vif;
+pub use error::NetworkError;
 
 /// An interface that a build asks for. nova: objects/network_request.py
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RequestedNetwork {
-    /// Neutron's network; in standalone mode `user`, `none`, `bridge:NAME` or `network:NAME`.
+    /// Neutron's network, `auto` or `none`; in standalone mode `user`, `none`, `bridge:NAME` or
+    /// `network:NAME`.
     pub network_id: Option<String>,
     pub port_id: Option<Uuid>,
     /// A fixed IP that is asked for.
     pub address: Option<String>,
     pub tag: Option<String>,
+    /// A PCI device or an accelerator that goes with it.
+    #[serde(default)]
+    pub has_device: bool,
 }
 
-/// Where a VIF's host end goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum VifSource {
-    /// A bridge of the host.
-    Bridge { bridge: String },
-    /// A network that libvirt manages.
-    Network { network: String },
-    /// QEMU's user-mode network: outgoing connections only, nothing on the host.
-    User,
+/// What a build wants of its network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Wanted {
+    /// In the guest's order. None: the network's default.
+    pub networks: Vec<RequestedNetwork>,
+    /// Names or ids of security groups for the ports that are made.
+    #[serde(default)]
+    pub security_groups: Vec<String>,
+    /// Which resource providers serve a port's resource requests, by requester.
+    /// nova: objects/request_spec.py, get_request_group_mapping
+    #[serde(default)]
+    pub providers: BTreeMap<String, Vec<Uuid>>,
 }
 
-/// A port's plug on this host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vif {
-    /// The port.
-    pub port_id: Uuid,
-    /// `fa:16:3e:…`
-    pub mac_address: String,
-    /// `tap` and the first 11 characters of the port's id, as nova names it.
-    pub device: String,
-    pub mtu: Option<u32>,
-    pub source: VifSource,
+impl Wanted {
+    /// Whether the guest is to have no interface. nova: NetworkRequestList.no_allocate
+    pub fn declines(&self) -> bool {
+        self.networks.iter().any(|request| request.network_id.as_deref() == Some("none"))
+    }
+
+    /// The ports that were there before the build.
+    pub fn ports(&self) -> Vec<Uuid> {
+        self.networks.iter().filter_map(|request| request.port_id).collect()
+    }
+}
+
+/// Which of an instance's interfaces are asked for anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refresh {
+    /// Those on record, and no others.
+    Recorded,
+    /// One of them: the others stay as they are on record.
+    Port(Uuid),
+    /// All that the instance has by now, in the order in which they were given out.
+    All,
+}
+
+/// Whom a VIF is plugged for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlugFor {
+    pub instance: Uuid,
+    /// Whether a tap device that is made at the plug has a queue for each virtual CPU.
+    pub multiqueue: bool,
 }
 
 #[async_trait]
 pub trait Network: Send + Sync {
-    /// Gives the instance its interfaces. A repeat gives the same ones.
+    /// Gives the instance the interfaces that it wants, bound to this host. A repeat gives the same
+    /// ones. On failure, what was made is gone again.
     async fn allocate(
         &self,
         context: &RequestContext,
-        instance: Uuid,
-        requested: &[RequestedNetwork],
+        instance: &Instance,
+        wanted: &Wanted,
     ) -> Result<Vec<Vif>, NetworkError>;
 
-    /// Makes ready on the host what the VIF needs before its domain starts; a repeat changes nothing.
-    async fn plug(&self, instance: Uuid, vif: &Vif) -> Result<(), NetworkError>;
-
-    /// Takes away what [`Network::plug`] made; absent is success.
-    async fn unplug(&self, instance: Uuid, vif: &Vif) -> Result<(), NetworkError>;
-
-    /// Gives the interfaces back; absent is success.
+    /// Gives all its interfaces back; absent is success. Those of `keep`, and those that the record
+    /// says were there before the instance, are only let go of.
     async fn deallocate(
         &self,
         context: &RequestContext,
-        instance: Uuid,
-        vifs: &[Vif],
+        instance: &Instance,
+        keep: &[Uuid],
     ) -> Result<(), NetworkError>;
-}
 
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    /// nova: NetworkNotFound
-    #[error("network {0} was not found on this host")]
-    NotFound(String),
-    /// nova: InvalidInput
-    #[error("network {network} can't be used: {reason}")]
-    Unacceptable { network: String, reason: String },
-    #[error("can't {operation} {device}: {message}")]
-    Host { operation: &'static str, device: String, message: String },
-}
+    /// The instance's interfaces as they are now. Nothing is recorded: that is the caller's.
+    async fn refresh(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+        which: Refresh,
+    ) -> Result<Vec<Vif>, NetworkError>;
 
-impl NetworkError {
-    pub fn class(&self) -> Class {
-        match self {
-            Self::NotFound(_) | Self::Host { .. } => Class::Reschedule,
-            Self::Unacceptable { .. } => Class::Refused,
-        }
-    }
+    /// Binds the instance's interfaces to `host`; those that are stay as they are.
+    async fn bind(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+        host: &str,
+    ) -> Result<(), NetworkError>;
+
+    /// Those of the instance's ports that are up.
+    async fn active_ports(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+    ) -> Result<BTreeSet<Uuid>, NetworkError>;
+
+    /// Makes ready on the host what the VIF needs before its domain starts; a repeat changes nothing.
+    async fn plug(&self, owner: PlugFor, vif: &Vif) -> Result<(), NetworkError>;
+
+    /// Takes away what [`Network::plug`] made; absent is success.
+    async fn unplug(&self, instance: Uuid, vif: &Vif) -> Result<(), NetworkError>;
 }

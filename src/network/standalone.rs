@@ -5,30 +5,39 @@
 //! request, its MAC address and device name from the port id. libvirt makes the tap devices itself
 //! and QEMU's end takes them away; what is left to do is to look before and to tidy up afterwards.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sha1::{Digest, Sha1};
-use tokio::process::Command;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Network, NetworkError, RequestedNetwork, Vif, VifSource};
+use super::naming::name_based;
+use super::plug::Plugger;
+use super::plug::ovs::OvsOptions;
+use super::wiring::{LIBVIRT_NETWORK, USER_MODE};
+use super::{Network, NetworkError, PlugFor, Refresh, RequestedNetwork, Vif, Wanted};
 use crate::model::context::RequestContext;
-
-/// Linux: IFNAMSIZ, less the NUL.
-const DEVICE_NAME_BYTES: usize = 15;
-
-/// How long `ip` may take to remove a device.
-const IP_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::model::network as model;
+use crate::model::object::{Instance, ObjectError};
 
 /// The networks of a host that stands alone.
 #[derive(Debug, Clone)]
 pub struct StandaloneNetwork {
     /// What an instance gets that asks for no network, or for `auto`.
     default: String,
-    /// Where the kernel lists network devices: `/sys/class/net`.
-    devices: PathBuf,
+    plugger: Plugger,
+}
+
+/// Where a VIF's host end goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Source {
+    /// A bridge of the host.
+    Bridge(String),
+    /// A network that libvirt manages.
+    Network(String),
+    /// QEMU's user-mode network.
+    User,
 }
 
 impl StandaloneNetwork {
@@ -39,7 +48,15 @@ impl StandaloneNetwork {
     /// [`NetworkError::Unacceptable`] for anything else.
     pub fn new(default: &str) -> Result<Self, NetworkError> {
         parse(default)?;
-        Ok(Self { default: default.to_owned(), devices: "/sys/class/net".into() })
+        // No VIF of this mode is on Open vSwitch.
+        let ovs = OvsOptions {
+            connection: String::new(),
+            timeout: Duration::ZERO,
+            isolate_vif: false,
+            per_port_bridge: false,
+            default_qos_type: String::new(),
+        };
+        Ok(Self { default: default.to_owned(), plugger: Plugger::new(ovs, 1500) })
     }
 }
 
@@ -48,43 +65,58 @@ impl Network for StandaloneNetwork {
     async fn allocate(
         &self,
         _: &RequestContext,
-        instance: Uuid,
-        requested: &[RequestedNetwork],
+        instance: &Instance,
+        wanted: &Wanted,
     ) -> Result<Vec<Vif>, NetworkError> {
-        vifs_for(instance, requested, &self.default)
-    }
-
-    async fn plug(&self, _: Uuid, vif: &Vif) -> Result<(), NetworkError> {
-        let VifSource::Bridge { bridge } = &vif.source else { return Ok(()) };
-        check_device_name(bridge)?;
-        match exists(&self.devices.join(bridge).join("bridge")).await {
-            true => Ok(()),
-            false => Err(NetworkError::NotFound(bridge.clone())),
-        }
-    }
-
-    /// A tap that outlived its QEMU is removed; a device of that name that isn't a tap is left be.
-    async fn unplug(&self, _: Uuid, vif: &Vif) -> Result<(), NetworkError> {
-        if !is_tap_name(&vif.device) {
-            let message = "this agent doesn't name devices so".to_owned();
-            let device = vif.device.clone();
-            return Err(NetworkError::Host { operation: "unplug", device, message });
-        }
-        let tap = self.devices.join(&vif.device).join("tun_flags");
-        if !exists(&tap).await {
-            return Ok(());
-        }
-        match remove_device(&vif.device).await {
-            // Gone meanwhile: QEMU was still on its way out.
-            Err(_) if !exists(&tap).await => Ok(()),
-            result => result,
-        }
+        vifs_for(uuid(instance)?, &wanted.networks, &self.default)
     }
 
     /// Nothing is kept, so nothing is to be given back.
-    async fn deallocate(&self, _: &RequestContext, _: Uuid, _: &[Vif]) -> Result<(), NetworkError> {
+    async fn deallocate(
+        &self,
+        _: &RequestContext,
+        _: &Instance,
+        _: &[Uuid],
+    ) -> Result<(), NetworkError> {
         Ok(())
     }
+
+    async fn refresh(
+        &self,
+        _: &RequestContext,
+        instance: &Instance,
+        _: Refresh,
+    ) -> Result<Vec<Vif>, NetworkError> {
+        Ok(instance.vifs()?)
+    }
+
+    async fn bind(&self, _: &RequestContext, _: &Instance, _: &str) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    async fn active_ports(
+        &self,
+        _: &RequestContext,
+        instance: &Instance,
+    ) -> Result<BTreeSet<Uuid>, NetworkError> {
+        Ok(instance.vifs()?.iter().map(|vif| vif.id).collect())
+    }
+
+    async fn plug(&self, owner: PlugFor, vif: &Vif) -> Result<(), NetworkError> {
+        self.plugger.plug(owner, vif).await
+    }
+
+    async fn unplug(&self, _: Uuid, vif: &Vif) -> Result<(), NetworkError> {
+        self.plugger.unplug(vif).await
+    }
+}
+
+/// The instance's id.
+///
+/// # Errors
+/// `NotSupported` for an instance that came without one.
+pub(super) fn uuid(instance: &Instance) -> Result<Uuid, NetworkError> {
+    instance.uuid().map_err(|error: ObjectError| NetworkError::NotSupported(error.to_string()))
 }
 
 /// The interfaces that `instance` gets for what it asks: always the same ones.
@@ -125,79 +157,57 @@ pub(super) fn vifs_for(
 }
 
 /// What a network id names; `None` for `none`.
-fn parse(network: &str) -> Result<Option<VifSource>, NetworkError> {
+fn parse(network: &str) -> Result<Option<Source>, NetworkError> {
+    let refuse = |reason: &str| {
+        Err(NetworkError::Unacceptable { network: network.to_owned(), reason: reason.to_owned() })
+    };
     if let Some(bridge) = network.strip_prefix("bridge:") {
-        check_device_name(bridge)?;
-        return Ok(Some(VifSource::Bridge { bridge: bridge.to_owned() }));
+        return match model::is_device_name(bridge) {
+            true => Ok(Some(Source::Bridge(bridge.to_owned()))),
+            false => refuse("not the name of a network device"),
+        };
     }
     if let Some(name) = network.strip_prefix("network:") {
         let plain = |c: char| !c.is_control() && c != '/';
-        if name.is_empty() || name.len() > 255 || !name.chars().all(plain) {
-            let reason = "not a name that libvirt gives to a network".to_owned();
-            return Err(NetworkError::Unacceptable { network: network.to_owned(), reason });
-        }
-        return Ok(Some(VifSource::Network { network: name.to_owned() }));
+        return match !name.is_empty() && name.len() <= 255 && name.chars().all(plain) {
+            true => Ok(Some(Source::Network(name.to_owned()))),
+            false => refuse("not a name that libvirt gives to a network"),
+        };
     }
     match network {
-        "user" => Ok(Some(VifSource::User)),
+        "user" => Ok(Some(Source::User)),
         "none" => Ok(None),
-        other => Err(NetworkError::Unacceptable {
-            network: other.to_owned(),
-            reason: "expected user, none, bridge:NAME or network:NAME".to_owned(),
-        }),
+        _ => refuse("expected user, none, bridge:NAME or network:NAME"),
     }
 }
 
-/// Linux: `dev_valid_name`, and no character that would need quoting anywhere.
-fn check_device_name(name: &str) -> Result<(), NetworkError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let fits = (1..=DEVICE_NAME_BYTES).contains(&name.len());
-    // A leading dash would be an option to `ip`.
-    if fits && name.chars().all(plain) && !name.starts_with(['.', '-']) {
-        return Ok(());
-    }
-    let reason = "not the name of a network device".to_owned();
-    Err(NetworkError::Unacceptable { network: name.to_owned(), reason })
-}
-
-/// `tap` and the first 11 characters of a UUID: nova's name for a VIF's device.
-fn is_tap_name(device: &str) -> bool {
-    let hex = |c: char| c.is_ascii_hexdigit() || c == '-';
-    device.strip_prefix("tap").is_some_and(|rest| rest.len() == 11 && rest.chars().all(hex))
-}
-
-/// The instance's interface number `index`. The port's id is a name-based UUID (RFC 9562, version
-/// 5) in the instance's own namespace.
-fn vif(instance: Uuid, index: usize, source: VifSource) -> Vif {
-    let hash = Sha1::new().chain_update(instance.as_bytes()).chain_update(format!("port:{index}"));
-    let hash: [u8; 20] = hash.finalize().into();
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash[..16]);
-    let port_id = uuid::Builder::from_sha1_bytes(bytes).into_uuid();
+/// The instance's interface number `index`. The port's id is a name-based UUID in the instance's
+/// own namespace.
+fn vif(instance: Uuid, index: usize, source: Source) -> Vif {
+    let (id, hash) = name_based(instance, &format!("port:{index}"));
     // neutron: base_mac. The hash's tail isn't in the UUID, so version and variant take no bits.
-    let mac_address = format!("fa:16:3e:{:02x}:{:02x}:{:02x}", hash[17], hash[18], hash[19]);
-    let device = format!("tap{}", &port_id.to_string()[..11]);
-    Vif { port_id, mac_address, device, mtu: None, source }
-}
-
-async fn exists(path: &Path) -> bool {
-    tokio::fs::symlink_metadata(path).await.is_ok()
-}
-
-async fn remove_device(device: &str) -> Result<(), NetworkError> {
-    let failed = |message: String| NetworkError::Host {
-        operation: "remove",
-        device: device.to_owned(),
-        message,
+    let address = format!("fa:16:3e:{:02x}:{:02x}:{:02x}", hash[17], hash[18], hash[19]);
+    let detail = |key: &str, value: Value| Map::from_iter([(key.to_owned(), value)]);
+    let (kind, bridge, label, details) = match source {
+        Source::Bridge(bridge) => ("bridge", Some(bridge.clone()), bridge, Map::new()),
+        Source::Network(name) => {
+            ("other", None, name.clone(), detail(LIBVIRT_NETWORK, name.into()))
+        }
+        Source::User => ("other", None, "user".to_owned(), detail(USER_MODE, true.into())),
     };
-    let mut ip = Command::new("ip");
-    ip.args(["link", "delete", "dev", device]).kill_on_drop(true);
-    match tokio::time::timeout(IP_TIMEOUT, ip.output()).await {
-        Err(_) => Err(failed(format!("ip gave no answer within {IP_TIMEOUT:?}"))),
-        Ok(Err(error)) => Err(failed(format!("ip can't be run: {error}"))),
-        Ok(Ok(output)) if output.status.success() => Ok(()),
-        Ok(Ok(output)) => Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
-    }
+    let network = model::Network { bridge, label: Some(label), ..model::Network::default() };
+    let mut vif = Vif {
+        id,
+        address: Some(address),
+        network: Some(network),
+        vif_type: Some(kind.to_owned()),
+        details,
+        active: true,
+        vnic_type: Some("normal".to_owned()),
+        ..Vif::default()
+    };
+    vif.devname = Some(vif.name_with("tap"));
+    vif
 }
 
 #[cfg(test)]
@@ -205,30 +215,33 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::network::wiring::Wiring;
 
     fn ask(network: &str) -> RequestedNetwork {
         RequestedNetwork { network_id: Some(network.to_owned()), ..RequestedNetwork::default() }
     }
 
-    fn sources(requested: &[RequestedNetwork], default: &str) -> Vec<VifSource> {
+    fn wired(requested: &[RequestedNetwork], default: &str) -> Vec<Wiring> {
         let vifs = vifs_for(Uuid::from_u128(1), requested, default).unwrap();
-        vifs.into_iter().map(|vif| vif.source).collect()
+        vifs.iter().map(|vif| Wiring::of(vif).unwrap()).collect()
     }
 
     #[test]
     fn a_network_is_a_bridge_a_libvirt_network_user_mode_or_nothing() {
+        let device = vifs_for(Uuid::from_u128(1), &[], "user").unwrap()[0].device_name();
+        let bridge = |name: &str| Wiring::Bridge {
+            device: device.clone(),
+            bridge: name.to_owned(),
+            create: false,
+        };
         assert_eq!(
-            sources(&[ask("bridge:br-ex"), ask("network:default"), ask("user")], "none"),
-            [
-                VifSource::Bridge { bridge: "br-ex".into() },
-                VifSource::Network { network: "default".into() },
-                VifSource::User
-            ]
+            wired(&[ask("bridge:br-ex"), ask("network:default"), ask("user")], "none"),
+            [bridge("br-ex"), Wiring::LibvirtNetwork { network: "default".into() }, Wiring::User]
         );
-        assert_eq!(sources(&[ask("none")], "user"), []);
-        assert_eq!(sources(&[], "bridge:br0"), [VifSource::Bridge { bridge: "br0".into() }]);
-        assert_eq!(sources(&[ask("auto")], "user"), [VifSource::User]);
-        assert_eq!(sources(&[RequestedNetwork::default()], "user"), [VifSource::User]);
+        assert_eq!(wired(&[ask("none")], "user"), []);
+        assert_eq!(wired(&[], "bridge:br0"), [bridge("br0")]);
+        assert_eq!(wired(&[ask("auto")], "user"), [Wiring::User]);
+        assert_eq!(wired(&[RequestedNetwork::default()], "user"), [Wiring::User]);
     }
 
     #[test]
@@ -260,37 +273,33 @@ mod tests {
         let two = [ask("user"), ask("user")];
         let vifs = vifs_for(Uuid::from_u128(1), &two, "user").unwrap();
         assert_eq!(vifs, vifs_for(Uuid::from_u128(1), &two, "user").unwrap());
-        assert_ne!(vifs[0].port_id, vifs[1].port_id);
-        assert_ne!(vifs[0].mac_address, vifs[1].mac_address);
+        assert_ne!(vifs[0].id, vifs[1].id);
+        assert_ne!(vifs[0].address, vifs[1].address);
         let other = vifs_for(Uuid::from_u128(2), &two, "user").unwrap();
-        assert_ne!(vifs[0].port_id, other[0].port_id);
+        assert_ne!(vifs[0].id, other[0].id);
     }
 
-    /// Python: uuid.uuid5(uuid.UUID('24ef2f14-daa6-42b1-b7fa-7136169b5f1c'), 'port:0')
     #[test]
-    fn a_port_id_is_a_version_5_uuid() {
+    fn an_interface_is_named_by_its_port_and_its_port_by_the_instance() {
         let instance = Uuid::parse_str("24ef2f14-daa6-42b1-b7fa-7136169b5f1c").unwrap();
-        let vif = vif(instance, 0, VifSource::User);
-        assert_eq!(vif.port_id.to_string(), "df5400e3-aa72-5e69-b85a-68b36a975133");
-        assert_eq!(vif.mac_address, "fa:16:3e:6e:ff:c8");
-        assert_eq!(vif.device, format!("tap{}", &vif.port_id.to_string()[..11]));
-        assert!(is_tap_name(&vif.device));
+        let vif = vif(instance, 0, Source::User);
+        assert_eq!(vif.id.to_string(), "df5400e3-aa72-5e69-b85a-68b36a975133");
+        assert_eq!(vif.address.as_deref(), Some("fa:16:3e:6e:ff:c8"));
+        assert_eq!(vif.devname.as_deref(), Some("tapdf5400e3-aa"));
     }
 
-    #[tokio::test]
-    async fn a_device_that_isnt_named_like_ours_is_never_removed() {
-        let network = StandaloneNetwork::new("user").unwrap();
-        for device in ["lo", "eth0", "tap0", "tap12345678-1g", "tap../../../x"] {
-            let vif = Vif { device: device.into(), ..vif(Uuid::nil(), 0, VifSource::User) };
-            let refused = network.unplug(Uuid::nil(), &vif).await;
-            assert!(matches!(refused, Err(NetworkError::Host { .. })), "{device}");
-        }
+    #[test]
+    fn what_is_recorded_is_read_back() {
+        let all =
+            vifs_for(Uuid::nil(), &[ask("bridge:br0"), ask("network:x"), ask("user")], "user");
+        let text = model::network_info_text(all.as_ref().unwrap());
+        assert_eq!(model::parse_network_info(&text).unwrap(), all.unwrap());
     }
 
     proptest! {
         #[test]
         fn any_network_id_is_taken_or_refused(id in ".{0,40}") {
-            if let Ok(Some(VifSource::Bridge { bridge })) = parse(&id) {
+            if let Ok(Some(Source::Bridge(bridge))) = parse(&id) {
                 prop_assert!(bridge.len() <= 15 && !bridge.contains('/'));
             }
         }

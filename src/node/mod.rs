@@ -1,14 +1,41 @@
 //! This compute node to the control plane: what it has, and what of it is set aside for whom.
+//!
+//! `tracker.rs` is nova mode's: it keeps a ledger of claims (`accounts.rs`), and every so often an
+//! audit (`audit.rs`) looks at the host and the records. What is written of it is pure: `record.rs`
+//! for nova's record of the node, `placement/` for the inventories and traits.
+
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 
+use crate::hypervisor::HypervisorError;
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
 use crate::model::object::{Instance, SchedulerLimits};
+use crate::placement::PlacementError;
+use crate::records::RecordsError;
 
+mod accounts;
+mod audit;
+mod cleanup;
+pub mod cpus;
+mod disk;
 pub mod fake;
+mod features;
+mod moves;
+mod numa;
+mod options;
+pub mod record;
+pub mod records;
 pub mod scheduling;
+mod statistics;
+pub mod tracker;
 pub mod unclaimed;
+mod uptime;
+mod usage;
+
+pub use features::FeatureOptions;
+pub use tracker::{Tracker, TrackerBackends, TrackerOptions};
 
 /// Resources of this host, set aside for instances. nova: compute/resource_tracker.py
 #[async_trait]
@@ -46,6 +73,37 @@ pub trait Claims: Send + Sync {
         context: &RequestContext,
         instance: &Instance,
     ) -> Result<(), ClaimError>;
+}
+
+/// Why the node's records can't be brought up to date, or it can't be tracked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("[compute] {option}: {problem}")]
+    CpuSet { option: &'static str, problem: String },
+    #[error("can't look at the file system of {}", path.display())]
+    Disk {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Hypervisor(#[from] HypervisorError),
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+}
+
+impl NodeError {
+    pub fn class(&self) -> Class {
+        match self {
+            Self::CpuSet { .. } => Class::Refused,
+            Self::Disk { .. } => Class::Transient,
+            Self::Hypervisor(error) => error.class(),
+            Self::Records(error) => error.class(),
+            Self::Placement(error) => error.class(),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

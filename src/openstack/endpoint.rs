@@ -16,7 +16,7 @@ use super::catalog::{Lookup, below};
 use super::identity::{Identities, Sender};
 use super::retry::{Attempts, RetryPolicy, retry_after};
 use super::transport::{Content, Failure, Incoming, Outgoing, Transport};
-use super::{Api, ApiError, ApiRequest, ApiResponse, Method, Observer};
+use super::{Api, ApiError, ApiRequest, ApiResponse, Identity, Method, Observer};
 
 /// Beside the time that one answer may take: no further attempt starts after both.
 const REPEATS_WITHIN: Duration = Duration::from_secs(60);
@@ -83,7 +83,10 @@ impl Endpoint {
     ) -> Result<Answer, ApiError> {
         let give_up = Instant::now() + self.timeout + REPEATS_WITHIN;
         let method = method(request.method);
-        let mut attempts = Attempts::new(&self.policy, &method, request.repeatable);
+        // A stream that was begun can't be taken back.
+        let repeatable = !matches!(content, Content::Stream(_))
+            && (request.repeatable || method.is_idempotent());
+        let mut attempts = Attempts::new(&self.policy, repeatable);
         let mut tokens_renewed = false;
         loop {
             let sender = self.identities.sender(self.service, request.identity).await?;
@@ -156,8 +159,14 @@ impl Endpoint {
         Ok(ApiResponse { status, body, request_id: request_id(&answer.headers) })
     }
 
+    /// Where the service is for the agent itself.
+    pub(super) async fn find(&self) -> Result<String, ApiError> {
+        let sender = self.identities.sender(self.service, Identity::Service).await?;
+        self.base(&sender, self.server.load(Ordering::Relaxed))
+    }
+
     /// Where the service is for `sender`, without a path.
-    pub(super) fn base(&self, sender: &Sender, server: usize) -> Result<String, ApiError> {
+    fn base(&self, sender: &Sender, server: usize) -> Result<String, ApiError> {
         let absent = |message: String| ApiError::NoEndpoint { service: self.service, message };
         match &self.location {
             Location::Servers(servers) => {
@@ -272,7 +281,7 @@ fn request_id(headers: &HeaderMap) -> Option<String> {
     Some(value.chars().take(64).collect())
 }
 
-pub(super) fn parsed(body: &[u8]) -> Value {
+fn parsed(body: &[u8]) -> Value {
     serde_json::from_slice(body).unwrap_or(Value::Null)
 }
 

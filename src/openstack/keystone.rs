@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
+use url::Url;
 
 use super::credentials::Credentials;
 use super::retry::{Attempts, RetryPolicy, retry_after};
@@ -57,6 +58,11 @@ impl TokenSource {
 
     pub fn is_of(&self, credentials: &Credentials, transport: &Arc<Transport>) -> bool {
         self.credentials == *credentials && Arc::ptr_eq(&self.transport, transport)
+    }
+
+    /// Where it asks.
+    pub fn address(&self) -> &Url {
+        &self.credentials.tokens_url
     }
 
     /// A token that works for a while.
@@ -130,7 +136,7 @@ impl TokenSource {
     /// Asks Keystone, which makes a further token when it is asked again: no harm is done.
     async fn ask(&self) -> Result<Token, ApiError> {
         let give_up = Instant::now() + PATIENCE;
-        let mut attempts = Attempts::new(&self.policy, &Method::POST, true);
+        let mut attempts = Attempts::new(&self.policy, true);
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

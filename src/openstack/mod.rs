@@ -17,8 +17,10 @@ pub mod credentials;
 pub mod endpoint;
 pub mod identity;
 pub mod keystone;
+pub mod probe;
 pub mod retry;
 pub mod session;
+pub mod streams;
 pub mod token;
 mod trace;
 pub mod transport;
@@ -223,7 +225,9 @@ pub fn error_text(body: &Value) -> String {
         body.pointer("/message"),
     ];
     let text = found.into_iter().flatten().find_map(Value::as_str).unwrap_or("no message");
-    text.chars().take(LONGEST).collect()
+    // Glance's is a piece of a web page.
+    let text = text.replace("<br />", " ");
+    text.trim().chars().take(LONGEST).collect()
 }
 
 #[cfg(test)]
@@ -238,7 +242,7 @@ mod tests {
             json!({"NeutronError": {"message": "no port", "type": "PortNotFound"}}),
             json!({"errors": [{"detail": "no port", "status": 404}]}),
             json!({"error": {"message": "no port", "code": 404}}),
-            json!({"message": "no port"}),
+            json!({"message": "no port<br /><br />\n\n\n", "code": "404 Not Found"}),
         ];
         for text in texts {
             assert_eq!(error_text(&text), "no port", "{text}");

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use reqwest::Method;
-
 /// Before the first repeat; doubled each time. keystoneauth1: session.py, `_Retries`.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 /// The longest pause, also when a service asks for a longer one.
@@ -44,8 +42,7 @@ pub struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    pub fn new(policy: &'a RetryPolicy, method: &Method, repeatable: bool) -> Self {
-        let repeatable = repeatable || method.is_idempotent();
+    pub fn new(policy: &'a RetryPolicy, repeatable: bool) -> Self {
         Self { policy, repeatable, connects: 0, statuses: 0 }
     }
 
@@ -105,59 +102,46 @@ pub fn retry_after(header: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn attempts(policy: &RetryPolicy, method: Method) -> Attempts<'_> {
-        Attempts::new(policy, &method, false)
-    }
-
     #[test]
     fn what_may_have_been_done_is_done_again_only_if_that_changes_nothing() {
         let policy = RetryPolicy::default();
-        for (method, repeated) in [
-            (Method::GET, true),
-            (Method::PUT, true),
-            (Method::DELETE, true),
-            (Method::POST, false),
-            (Method::PATCH, false),
-        ] {
-            let mut arrived = attempts(&policy, method.clone());
-            assert_eq!(arrived.after_failure(true).is_some(), repeated, "{method}");
-            assert_eq!(arrived.after_status(503, None).is_some(), repeated, "{method}");
-            let mut unseen = attempts(&policy, method.clone());
-            assert!(unseen.after_failure(false).is_some(), "{method}");
-            assert!(unseen.after_status(429, None).is_some(), "{method}");
-            assert!(unseen.after_status(503, Some(Duration::ZERO)).is_some(), "{method}");
+        for repeatable in [true, false] {
+            let attempts = || Attempts::new(&policy, repeatable);
+            assert_eq!(attempts().after_failure(true).is_some(), repeatable);
+            assert_eq!(attempts().after_status(503, None).is_some(), repeatable);
+            assert!(attempts().after_failure(false).is_some());
+            assert!(attempts().after_status(429, None).is_some());
+            assert!(attempts().after_status(503, Some(Duration::ZERO)).is_some());
         }
-        let mut token = Attempts::new(&policy, &Method::POST, true);
-        assert!(token.after_failure(true).is_some());
     }
 
     #[test]
     fn other_answers_stand() {
         let policy = RetryPolicy::default();
         for status in [200, 201, 204, 400, 401, 404, 409, 500, 502] {
-            assert_eq!(attempts(&policy, Method::GET).after_status(status, None), None, "{status}");
+            assert_eq!(Attempts::new(&policy, true).after_status(status, None), None, "{status}");
         }
     }
 
     #[test]
     fn repeats_end_and_pauses_grow_to_a_bound() {
         let policy = RetryPolicy { connect_retries: 12, ..RetryPolicy::default() };
-        let mut attempts = attempts(&policy, Method::GET);
+        let mut attempts = Attempts::new(&policy, true);
         let pauses: Vec<_> = std::iter::from_fn(|| attempts.after_failure(true)).collect();
         assert_eq!((pauses.len(), attempts.number()), (12, 13));
         assert!((0.5..0.75).contains(&pauses[0].as_secs_f64()), "{pauses:?}");
         assert!((2.0..3.0).contains(&pauses[2].as_secs_f64()), "{pauses:?}");
         assert!(pauses.iter().all(|pause| pause.as_secs() <= 45), "{pauses:?}");
         let none = RetryPolicy { connect_retries: 0, status_retries: 0, ..policy };
-        assert_eq!(Attempts::new(&none, &Method::GET, true).after_failure(false), None);
-        assert_eq!(Attempts::new(&none, &Method::GET, true).after_status(503, None), None);
+        assert_eq!(Attempts::new(&none, true).after_failure(false), None);
+        assert_eq!(Attempts::new(&none, true).after_status(503, None), None);
     }
 
     #[test]
     fn a_service_is_given_the_time_it_asks_for_within_bounds() {
         let policy = RetryPolicy::default();
         let after = |asked: &str| {
-            attempts(&policy, Method::GET).after_status(503, retry_after(asked)).unwrap()
+            Attempts::new(&policy, true).after_status(503, retry_after(asked)).unwrap()
         };
         assert_eq!(after("7"), Duration::from_secs(7));
         assert_eq!(after("86400"), LONGEST_DELAY);

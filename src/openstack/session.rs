@@ -48,6 +48,8 @@ impl Service {
 
 /// The control plane's services, as a configuration names them.
 pub struct Session {
+    /// One for each set of credentials.
+    sources: Vec<Arc<TokenSource>>,
     placement: Arc<Endpoint>,
     neutron: Arc<Endpoint>,
     glance: Arc<Endpoint>,
@@ -82,12 +84,15 @@ impl Session {
         observer: Option<Arc<dyn Observer>>,
     ) -> Result<Self, SessionError> {
         let mut builder = Builder { config, observer, transports: Vec::new(), sources: Vec::new() };
-        Ok(Self {
-            placement: builder.placement()?,
-            neutron: builder.neutron()?,
-            glance: builder.glance()?,
-            cinder: builder.cinder()?,
-        })
+        let placement = builder.placement()?;
+        let neutron = builder.neutron()?;
+        let glance = builder.glance()?;
+        let cinder = builder.cinder()?;
+        Ok(Self { sources: builder.sources, placement, neutron, glance, cinder })
+    }
+
+    pub(super) fn sources(&self) -> &[Arc<TokenSource>] {
+        &self.sources
     }
 
     /// The API of `service`.

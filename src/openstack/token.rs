@@ -69,9 +69,9 @@ fn lifetime(token: &Value) -> Option<Duration> {
     let time = |key: &str| token.get(key)?.as_str()?.parse::<jiff::Timestamp>().ok();
     let expires = time("expires_at")?;
     let issued = time("issued_at").unwrap_or_else(jiff::Timestamp::now);
-    let seconds = (expires.as_second()).saturating_sub(issued.as_second()).max(0);
+    let span = expires.as_millisecond().saturating_sub(issued.as_millisecond()).max(0);
     // A year: what is longer overflows clocks.
-    Some(Duration::from_secs(seconds.unsigned_abs().min(31_536_000)))
+    Some(Duration::from_millis(span.unsigned_abs()).min(Duration::from_secs(31_536_000)))
 }
 
 #[cfg(test)]

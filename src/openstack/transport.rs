@@ -309,19 +309,17 @@ fn describe(error: &reqwest::Error) -> String {
     if message.is_empty() { "the exchange failed".to_owned() } else { message }
 }
 
-fn is_about_certificates(error: &reqwest::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        // TLS errors are kept inside I/O errors, whose `source` passes over them.
-        let inner = next.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let tls = tls.or_else(|| next.downcast_ref::<rustls::Error>());
-        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
-            return true;
-        }
-        cause = next.source();
+/// Looks into I/O errors, too: their `source` passes over the error that they hold.
+fn is_about_certificates(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return matches!(tls, rustls::Error::InvalidCertificate(_));
     }
-    false
+    let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match (held, error.source()) {
+        (Some(held), _) => is_about_certificates(held),
+        (None, Some(source)) => is_about_certificates(source),
+        (None, None) => false,
+    }
 }
 
 /// Where an answer sends us on to: only on the same host, and never from https to http.

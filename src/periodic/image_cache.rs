@@ -91,7 +91,7 @@ mod tests {
         instance.image_ref.set(Some(spawn_image("9ac5fd6a-073c-423e-8bb6-9593064b906d").id));
         instance.kernel_id.set(Some("kernel".to_owned()));
         world.records.save(&context, &mut instance, Expected::Any).await.unwrap();
-        world.images.cache(&spawn_image("unused"), &|_, _| ()).await.unwrap();
+        world.images.cache(&context, &spawn_image("unused"), &|_, _| ()).await.unwrap();
         assert_eq!(world.images.cached().len(), 4);
         age(&world.own_requests(), AGES).await.unwrap();
         // The ramdisk isn't on record, and is unused like the other one.

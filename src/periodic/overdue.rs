@@ -26,7 +26,7 @@ pub async fn reclaim(own: &OwnRequests, after: Duration) -> Result<(), RecordsEr
             && instance.task_state.value().is_none()
             && is_older(instance.deleted_at.value(), after)
     };
-    for instance in own.backends().records.instances(&context).await? {
+    for instance in own.backends().records.instances(&context, &[]).await? {
         if !(queued(&instance) && is_ours(own, &instance)) {
             continue;
         }
@@ -53,7 +53,7 @@ pub async fn reclaim(own: &OwnRequests, after: Duration) -> Result<(), RecordsEr
 pub async fn fail_slow_builds(own: &OwnRequests, after: Duration) -> Result<(), RecordsError> {
     let context = RequestContext::admin();
     let records = &own.backends().records;
-    for mut instance in records.instances(&context).await? {
+    for mut instance in records.instances(&context, &[]).await? {
         let is_slow = instance.vm_state.value() == Some(&VmState::Building)
             && instance.created_at.value().is_some()
             && is_older(instance.created_at.value(), after);

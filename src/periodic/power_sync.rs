@@ -71,7 +71,7 @@ impl PowerSync {
         // Asked in this order, an instance that is built meanwhile is in neither answer or has no
         // domain yet: it is building, and left alone.
         let states = on.hypervisor.power_states().await?;
-        let instances = on.records.instances(&context).await?;
+        let instances = on.records.instances(&context, &[]).await?;
         if states.len() != instances.len() {
             let (on_record, on_hypervisor) = (instances.len(), states.len());
             info!(on_record, on_hypervisor, "instances on record and domains differ in number");

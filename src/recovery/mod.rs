@@ -22,9 +22,9 @@ use crate::model::context::RequestContext;
 use crate::model::object::Instance;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::node::ClaimError;
-use crate::records::{Expected, RecordsError};
+use crate::records::{Expected, InstancePart, RecordsError};
 use crate::telemetry::Chain;
-use crate::workflow::domain::plug_vifs;
+use crate::workflow::interfaces::{plug_vifs, vifs};
 use crate::workflow::power_off::PowerOff;
 use crate::workflow::power_on::PowerOn;
 use crate::workflow::reboot::{Kind, Reboot};
@@ -62,6 +62,15 @@ impl RecoveryError {
     }
 }
 
+/// What the table and the re-plugging of interfaces look at.
+/// nova: compute/manager.py, init_host
+const RECOVERY_PARTS: &[InstancePart] = &[
+    InstancePart::InfoCache,
+    InstancePart::Metadata,
+    InstancePart::SystemMetadata,
+    InstancePart::Flavor,
+];
+
 /// Recovers every instance of this host that has no request, and tells the schedulers of them all.
 /// Records or a hypervisor that are away are waited for.
 ///
@@ -73,7 +82,7 @@ pub async fn recover_all(own: &OwnRequests, may: Permits) {
     let (instances, powers) = loop {
         let on = own.backends();
         let found = async {
-            let instances = on.records.instances(&context).await?;
+            let instances = on.records.instances(&context, RECOVERY_PARTS).await?;
             Ok::<_, RecoveryError>((instances, on.hypervisor.power_states().await?))
         };
         match found.await {
@@ -263,7 +272,11 @@ async fn go_on(
         }
     }
     // A guest that runs keeps its interfaces; one that is started again plugs them anew.
-    if let Err(error) = plug_vifs(&instance, on).await {
+    let plugged = match vifs(&instance) {
+        Ok(vifs) => plug_vifs(&instance, &vifs, on).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = plugged {
         error!(error = %Chain(&error), "an interface can't be plugged: the port's binding may need a look");
     }
     match then {

@@ -8,7 +8,8 @@
 use serde_json::Value;
 
 use super::failure::Fault;
-use crate::images::{Checksum, ImageRequest};
+use crate::images::ImageRequest;
+use crate::images::glance::checksums;
 use crate::model::object::ImageMeta;
 
 pub struct ImageArgument {
@@ -58,17 +59,6 @@ pub fn read(image: &Value, any_file: bool) -> Result<ImageArgument, Fault> {
         kernel: part("kernel_id", "hypernova_kernel_url"),
         ramdisk: part("ramdisk_id", "hypernova_ramdisk_url"),
     })
-}
-
-/// What the content must hash to, strongest first: Glance's multihash, then its old MD5.
-fn checksums(image: &Value) -> Vec<Checksum> {
-    let multi = text(image, "os_hash_algo").zip(text(image, "os_hash_value"));
-    let old = text(image, "checksum").map(|value| ("md5".to_owned(), value));
-    let make = |(algorithm, value): (String, String)| Checksum {
-        algorithm,
-        value: value.to_ascii_lowercase(),
-    };
-    multi.into_iter().chain(old).filter(|(_, value)| !value.is_empty()).map(make).collect()
 }
 
 fn text(value: &Value, key: &str) -> Option<String> {

@@ -11,6 +11,7 @@
 
 pub mod amqp;
 pub mod bus;
+pub mod caller;
 pub mod client;
 pub mod counters;
 mod declare;

@@ -1,12 +1,12 @@
-//! Notifications: what happened, for whoever listens. They never hold up or fail the work that
-//! they tell of: they wait in a bounded queue and one task sends them in order.
+//! Notifications over the bus. They never hold up or fail the work that they tell of: they wait in
+//! a bounded queue and one task sends them in order.
 //!
 //! oslo.messaging: notify/notifier.py, notify/messaging.py; nova: rpc.py, get_versioned_notifier
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::model::context::RequestContext;
+use crate::notify::message::{Notification, Outbox};
 use crate::rpc::counters::Counters;
 use crate::rpc::envelope::{self, new_id};
 use crate::rpc::options::RabbitOptions;
@@ -33,44 +34,6 @@ pub struct NotifyOptions {
     pub envelope: bool,
     /// Tries after the first that fails; `None` (`-1`) for ever.
     pub retry: Option<u32>,
-}
-
-/// How urgent; part of the queue's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Priority {
-    Audit,
-    Debug,
-    Info,
-    Warn,
-    Error,
-    Critical,
-    Sample,
-}
-
-impl Priority {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Audit => "AUDIT",
-            Self::Debug => "DEBUG",
-            Self::Info => "INFO",
-            Self::Warn => "WARN",
-            Self::Error => "ERROR",
-            Self::Critical => "CRITICAL",
-            Self::Sample => "SAMPLE",
-        }
-    }
-}
-
-/// One thing that happened.
-#[derive(Debug, Clone)]
-pub struct Notification {
-    /// `notifications`, `versioned_notifications` or as configured.
-    pub topic: String,
-    pub priority: Priority,
-    /// `compute.<host>`, or `nova-compute:<host>` for a versioned one.
-    pub publisher_id: String,
-    pub event_type: String,
-    pub payload: Value,
 }
 
 /// Sends notifications. Cheap to clone.
@@ -103,23 +66,28 @@ impl Notifier {
             counters,
         }
     }
+}
 
-    /// Puts a notification in the queue. Never waits; a full queue drops it.
-    pub fn notify(&self, notification: &Notification, context: &RequestContext) {
+impl Outbox for Notifier {
+    /// Puts it in the queue. Never waits; a full queue drops it.
+    fn send(&self, context: &RequestContext, notification: &Notification) {
         let message = message(notification, context);
         let body = if self.options.envelope {
             envelope::seal(&message)
         } else {
             serde_json::to_vec(&message).expect("a map with string keys is JSON")
         };
-        let name = notification.priority.name().to_ascii_lowercase();
-        let routing_key = format!("{}.{name}", notification.topic);
-        let queue = topology::notification_queue(&self.rabbit, &self.exchange, &routing_key);
-        let publication = Publication { to: Destination::Bound(queue), body, expiration: None };
-        if self.queue.try_send(publication).is_err() {
-            self.counters.notifications_dropped.add();
-            let event_type = &notification.event_type;
-            warn!(event_type, "a notification was dropped: too many wait for RabbitMQ");
+        let priority = notification.priority.name().to_ascii_lowercase();
+        for topic in &notification.topics {
+            let routing_key = format!("{topic}.{priority}");
+            let queue = topology::notification_queue(&self.rabbit, &self.exchange, &routing_key);
+            let to = Destination::Bound(queue);
+            let publication = Publication { to, body: body.clone(), expiration: None };
+            if self.queue.try_send(publication).is_err() {
+                self.counters.notifications_dropped.add();
+                let event_type = &notification.event_type;
+                warn!(event_type, "a notification was dropped: too many wait for RabbitMQ");
+            }
         }
     }
 }
@@ -159,21 +127,53 @@ fn message(notification: &Notification, context: &RequestContext) -> Map<String,
     message.insert("payload".into(), notification.payload.clone());
     message.insert("timestamp".into(), now.into());
     message.insert("_unique_id".into(), new_id().into());
-    envelope::write_context(&redacted(context), &mut message);
+    message.extend(redacted(context));
     message
 }
 
-/// Who and what, without what lets one act in their name. oslo.context: redacted_copy
-fn redacted(context: &RequestContext) -> RequestContext {
-    let kept = |key: &str| {
-        key.starts_with("user")
-            || key.starts_with("project")
-            || matches!(key, "domain" | "domain_id" | "domain_name" | "system_scope" | "tenant")
-    };
-    let mut rest = context.rest.clone();
-    rest.retain(|key, _| kept(key));
-    rest.insert("service_catalog".into(), Value::Array(Vec::new()));
-    RequestContext { auth_token: None, rest, ..context.clone() }
+/// Who and what, without what lets one act in their name: no token, no catalog, no address.
+/// oslo.context: redacted_copy; nova: context.py, to_dict
+fn redacted(context: &RequestContext) -> Map<String, Value> {
+    let given = |key: &str| context.rest.get(key).cloned().unwrap_or_default();
+    let or_dash = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let identity = format!(
+        "{} {} {} {} {}",
+        context.user_id.as_deref().unwrap_or("-"),
+        context.project_id.as_deref().unwrap_or("-"),
+        or_dash(&given("domain")),
+        or_dash(&given("user_domain")),
+        or_dash(&given("project_domain")),
+    );
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6f").to_string();
+    let keys = json!({
+        "user": context.user_id,
+        "project_id": context.project_id,
+        "system_scope": given("system_scope"),
+        "project": context.project_id,
+        "domain": given("domain"),
+        "user_domain": given("user_domain"),
+        "project_domain": given("project_domain"),
+        "is_admin": context.is_admin,
+        "read_only": false,
+        "show_deleted": false,
+        "auth_token": null,
+        "request_id": context.request_id,
+        "global_request_id": context.global_request_id,
+        "resource_uuid": null,
+        "roles": context.roles,
+        "user_identity": identity,
+        "is_admin_project": true,
+        "user_id": context.user_id,
+        "read_deleted": "no",
+        "remote_address": null,
+        "timestamp": now,
+        "quota_class": null,
+        "user_name": context.user_name,
+        "service_catalog": [],
+        "project_name": context.project_name,
+    });
+    let Value::Object(keys) = keys else { return Map::new() };
+    keys.into_iter().map(|(key, value)| (format!("_context_{key}"), value)).collect()
 }
 
 /// Gives what is queued a moment to go out.
@@ -184,10 +184,9 @@ pub(crate) async fn finish(tasks: &TaskTracker, within: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::model::secret::Secret;
+    use crate::notify::message::Priority;
 
     #[test]
     fn a_notification_never_carries_a_token_or_a_catalog() {
@@ -201,7 +200,7 @@ mod tests {
             context.rest.insert(key.into(), value);
         }
         let notification = Notification {
-            topic: "notifications".into(),
+            topics: vec!["notifications".into()],
             priority: Priority::Error,
             publisher_id: "compute.h".into(),
             event_type: "compute.instance.create.error".into(),
@@ -211,6 +210,7 @@ mod tests {
         assert!(!serde_json::to_string(&message).expect("JSON").contains("hunter2"));
         assert_eq!(message["_context_user_domain"], "default");
         assert_eq!(message["_context_service_catalog"], json!([]));
+        assert_eq!(message["_context_user_identity"], "- - - default -");
         assert_eq!(message["priority"], "ERROR");
         let timestamp = message["timestamp"].as_str().expect("text");
         assert_eq!(timestamp.len(), "2026-11-20 22:00:00.000000".len());

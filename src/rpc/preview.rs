@@ -5,13 +5,13 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::failure::Fault;
-use super::reply::step_fault;
 use super::request::{Request, decode};
 use crate::hypervisor::libvirt::xml::domain_xml;
 use crate::model::context::RequestContext;
 use crate::network::Network;
 use crate::workflow::Settings;
 use crate::workflow::any::AnyRecord;
+use crate::workflow::exception::step_fault;
 
 /// The XML of the domain, with the paths that the build would use.
 ///
@@ -31,7 +31,8 @@ pub async fn xml(
     let uuid = record.head.instance_uuid;
     let directory = instances_path.join(uuid.to_string());
     let spawn = &record.workflow;
-    let vifs = network.allocate(&record.context, uuid, spawn.networks()).await;
+    let instance = &spawn.subject.instance;
+    let vifs = network.allocate(&record.context, instance, spawn.wanted()).await;
     let vifs = vifs.map_err(|error| step_fault(&error.into()))?;
     let spec = spawn.preview(settings, &directory, &vifs).map_err(|error| step_fault(&error))?;
     Ok(domain_xml(&spec))

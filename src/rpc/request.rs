@@ -1,26 +1,31 @@
 //! A message's method and arguments, to a typed request. nova: compute/rpcapi.py, compute/manager.py
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::failure::Fault;
 use super::image_argument;
-use super::reply::object_fault;
 use crate::dispatch::query::{GuestFacts, Tail};
 use crate::model::context::RequestContext;
 use crate::model::object::codec::FieldType;
-use crate::model::object::{BlockDeviceMappingList, Instance, NetworkRequestList, SchedulerLimits};
+use crate::model::object::{
+    BlockDeviceMappingList, Instance, NetworkRequestList, RequestGroup, SchedulerLimits,
+};
 use crate::model::secret::Secret;
-use crate::network::RequestedNetwork;
+use crate::model::state::VmState;
+use crate::network::{RequestedNetwork, Wanted};
 use crate::workflow::any::AnyRecord;
 use crate::workflow::engine::Workflow;
+use crate::workflow::exception::object_fault;
 use crate::workflow::instance::Subject;
 use crate::workflow::journal::Record;
 use crate::workflow::pause::Pause;
 use crate::workflow::power_off::PowerOff;
 use crate::workflow::power_on::PowerOn;
 use crate::workflow::reboot::{Kind, Reboot};
-use crate::workflow::reschedule::BuildArguments;
+use crate::workflow::reschedule::{BuildArguments, METHOD};
 use crate::workflow::resume::Resume;
 use crate::workflow::spawn::{Build, Spawn};
 use crate::workflow::suspend::Suspend;
@@ -38,12 +43,34 @@ pub enum Request {
 /// A request that changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
-    ConsoleOutput { uuid: Uuid, tail: Tail },
-    VncConsole { uuid: Uuid, console_type: String },
-    SerialConsole { uuid: Uuid, console_type: String },
-    ValidateConsolePort { uuid: Uuid, port: String, console_type: String },
-    Diagnostics { uuid: Uuid, guest: GuestFacts },
-    LegacyDiagnostics { uuid: Uuid, guest: GuestFacts },
+    ConsoleOutput {
+        uuid: Uuid,
+        tail: Tail,
+    },
+    /// `building`: the instance may have no domain yet.
+    VncConsole {
+        uuid: Uuid,
+        console_type: String,
+        building: bool,
+    },
+    SerialConsole {
+        uuid: Uuid,
+        console_type: String,
+        building: bool,
+    },
+    ValidateConsolePort {
+        uuid: Uuid,
+        port: String,
+        console_type: String,
+    },
+    Diagnostics {
+        uuid: Uuid,
+        guest: GuestFacts,
+    },
+    LegacyDiagnostics {
+        uuid: Uuid,
+        guest: GuestFacts,
+    },
     HostUptime,
 }
 
@@ -235,12 +262,15 @@ fn decode_question(name: &str, mut args: Map<String, Value>) -> Result<Question,
     let instance: Instance = take(&mut args, "instance")?;
     let uuid = instance.uuid().map_err(|error| object_fault(&error))?;
     let console_type = || text(&args, "console_type");
+    let building = instance.vm_state.value() == Some(&VmState::Building);
     Ok(match name {
         "get_console_output" => {
             Question::ConsoleOutput { uuid, tail: tail(args.get("tail_length")) }
         }
-        "get_vnc_console" => Question::VncConsole { uuid, console_type: console_type()? },
-        "get_serial_console" => Question::SerialConsole { uuid, console_type: console_type()? },
+        "get_vnc_console" => Question::VncConsole { uuid, console_type: console_type()?, building },
+        "get_serial_console" => {
+            Question::SerialConsole { uuid, console_type: console_type()?, building }
+        }
         "validate_console_port" => {
             let port = match args.get("port") {
                 Some(Value::Number(number)) => number.to_string(),
@@ -276,14 +306,18 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
         image: image.request,
         kernel: image.kernel,
         ramdisk: image.ramdisk,
-        networks: networks.map(requested).unwrap_or_default(),
+        wanted: Wanted {
+            networks: networks.map(requested).unwrap_or_default(),
+            security_groups: security_groups(args.get("security_groups")),
+            providers: providers(args.get("request_spec"))?,
+        },
         admin_password: args.get("admin_password").and_then(Value::as_str).map(Secret::new),
         injected_files: injected_files(args.get("injected_files"))?,
         block_devices: mapping.map(|list| list.items().to_vec()).unwrap_or_default(),
         limits,
         arguments,
     };
-    let subject = Subject::new(instance, "_do_build_and_run_instance");
+    let subject = Subject::new(instance, METHOD);
     let spawn = Spawn::new(subject, build);
     Ok(Request::Change(Record::queued(id, uuid, context, spawn).into()))
 }
@@ -303,8 +337,32 @@ fn requested(list: NetworkRequestList) -> Vec<RequestedNetwork> {
         port_id: request.port_id.value().copied(),
         address: request.address.value().cloned(),
         tag: request.tag.value().cloned(),
+        has_device: request.pci_request_id.value().is_some() || request.arq_uuid.value().is_some(),
     };
     all.iter().map(read).collect()
+}
+
+/// nova-api sends names and ids alike.
+fn security_groups(value: Option<&Value>) -> Vec<String> {
+    let groups = value.and_then(Value::as_array).into_iter().flatten();
+    groups.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Which resource providers serve which requester, a port say. Only this part of the request
+/// specification is read here. nova: objects/request_spec.py, get_request_group_mapping
+fn providers(spec: Option<&Value>) -> Result<BTreeMap<String, Vec<Uuid>>, Fault> {
+    let groups = spec.and_then(|spec| spec.pointer("/nova_object.data/requested_resources"));
+    let groups = groups.and_then(Value::as_array).into_iter().flatten();
+    let mut providers = BTreeMap::new();
+    for group in groups {
+        let group = RequestGroup::decode(group).map_err(|error| object_fault(&error))?;
+        if let (Some(requester), Some(uuids)) =
+            (group.requester_id.value(), group.provider_uuids.get())
+        {
+            providers.insert(requester.clone(), uuids.clone());
+        }
+    }
+    Ok(providers)
 }
 
 fn injected_files(value: Option<&Value>) -> Result<Vec<(String, Secret)>, Fault> {

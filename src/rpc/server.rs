@@ -18,7 +18,7 @@ use super::questions::Questions;
 use super::reply::{journal_fault, outcome_reply, query_fault};
 use super::request::{ABSENT, METHODS, Question, Request, decode};
 use crate::dispatch::console::{self, ConsoleAccess};
-use crate::dispatch::query::{self, ConsoleEndpoint};
+use crate::dispatch::query::{self, ConsoleEndpoint, QueryError};
 use crate::dispatch::{Dispatcher, Submission};
 use crate::health::{Metrics, Outcome};
 use crate::model::context::RequestContext;
@@ -172,18 +172,20 @@ impl Server {
         question: Question,
     ) -> Result<Value, Fault> {
         let on = self.dispatcher.backends();
-        let fault = |error| query_fault(&error);
+        let fault = |error: QueryError| query_fault(&error);
         match question {
             Question::ConsoleOutput { uuid, tail } => {
                 query::console_output(on, uuid, tail).await.map(Value::from).map_err(fault)
             }
-            Question::VncConsole { uuid, console_type } => {
+            Question::VncConsole { uuid, console_type, building } => {
                 let access = console::open_vnc(on, context, uuid, &console_type).await;
-                Ok(connection(&access.map_err(fault)?, "vnc"))
+                let access = access.map_err(|error| fault(error.while_building(building)))?;
+                Ok(connection(&access, "vnc"))
             }
-            Question::SerialConsole { uuid, console_type } => {
+            Question::SerialConsole { uuid, console_type, building } => {
                 let access = console::open_serial(on, context, uuid, &console_type).await;
-                Ok(connection(&access.map_err(fault)?, "tcp"))
+                let access = access.map_err(|error| fault(error.while_building(building)))?;
+                Ok(connection(&access, "tcp"))
             }
             Question::ValidateConsolePort { uuid, port, console_type } => {
                 let valid = query::validate_console_port(on, uuid, &port, &console_type).await;

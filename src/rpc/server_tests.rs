@@ -107,6 +107,7 @@ impl Bench {
         args.insert("instance".into(), subject.to_primitive());
         match method {
             "stop_instance" => drop(args.insert("clean_shutdown".into(), json!(true))),
+            "get_vnc_console" => drop(args.insert("console_type".into(), json!("novnc"))),
             "get_console_output" => drop(args.insert("tail_length".into(), Value::Null)),
             _ => {}
         }
@@ -229,5 +230,16 @@ async fn questions_of_a_hypervisor_that_hangs_are_few_and_end_in_time() {
     world.hypervisor.set_latency(Duration::ZERO);
     let mut again = bench.call("again", "get_console_output", UUID).await;
     assert_eq!(again.answer().await, Ok(json!("")));
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_console_of_an_instance_that_is_being_built_is_not_ready() {
+    let bench = Bench::new(&World::new());
+    let mut call = bench.call("a", "get_vnc_console", UUID).await;
+    let fault = call.answer().await.unwrap_err();
+    assert_eq!((&*fault.class, &fault.kwargs["code"]), ("InstanceNotReady", &json!(400)));
+    let mut call = bench.call("b", "get_console_output", UUID).await;
+    assert_eq!(call.answer().await.unwrap_err().class, "InstanceNotFound");
     bench.finish().await;
 }

@@ -8,8 +8,9 @@ use super::spawn::Build;
 use super::{Settings, StepError};
 use crate::images::ConfigDriveFiles;
 use crate::images::config_drive::{ConfigDriveFacts, Ec2Facts, Keypair, config_drive_files};
-use crate::images::network_data::VifData;
+use crate::images::network_data::{RouteData, SubnetData, VifData};
 use crate::model::image::ConfigDrivePolicy;
+use crate::model::network::{Ip, Subnet};
 use crate::model::object::{ImageMeta, Instance};
 use crate::network::Vif;
 
@@ -101,14 +102,43 @@ fn security_groups(instance: &Instance) -> Vec<String> {
     groups.iter().filter_map(|group| group.name.get().cloned()).collect()
 }
 
-/// A VIF of a standalone network: the guest asks DHCP, if there is any.
+/// A VIF in plain words. nova: virt/netutils.py, get_network_metadata
 fn vif_data(vif: &Vif) -> VifData {
+    let network = vif.network.as_ref();
+    let addresses = |ips: &[Ip]| ips.iter().filter_map(|ip| ip.address.clone()).collect();
+    let subnet = |subnet: &Subnet| {
+        let text = |key: &str| subnet.meta.get(key)?.as_str().map(str::to_owned);
+        let gateway = |gateway: &Option<Ip>| gateway.as_ref()?.address.clone();
+        SubnetData {
+            version: subnet.version.unwrap_or(0),
+            cidr: subnet.cidr.clone().unwrap_or_default(),
+            ips: subnet.ips.iter().filter_map(|ip| ip.address.clone()).collect(),
+            gateway: gateway(&subnet.gateway),
+            dns: addresses(&subnet.dns),
+            routes: subnet
+                .routes
+                .iter()
+                .map(|route| RouteData {
+                    cidr: route.cidr.clone().unwrap_or_default(),
+                    gateway: gateway(&route.gateway),
+                })
+                .collect(),
+            dhcp_server: text("dhcp_server"),
+            enable_dhcp: subnet.meta.get("enable_dhcp").and_then(|on| on.as_bool()) == Some(true),
+            ipv6_address_mode: text("ipv6_address_mode"),
+        }
+    };
     VifData {
-        id: vif.port_id.to_string(),
-        mac: Some(vif.mac_address.clone()),
-        devname: Some(vif.device.clone()),
-        mtu: vif.mtu.map(u64::from),
-        ..VifData::default()
+        id: vif.id.to_string(),
+        mac: vif.address.clone(),
+        vif_type: vif.vif_type.clone(),
+        devname: Some(vif.device_name()),
+        network_id: network.and_then(|network| network.id.clone()).unwrap_or_default(),
+        mtu: vif.mtu().map(u64::from),
+        subnets: network
+            .map(|network| network.subnets.iter().map(subnet).collect())
+            .unwrap_or_default(),
+        floating_ips: vif.fixed_ips().flat_map(|ip| addresses(&ip.floating_ips)).collect(),
     }
 }
 

@@ -5,19 +5,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::interfaces::{guest_vif, vifs};
 use super::{Backends, Settings, StepError, StepResult};
 use crate::hypervisor::guest::{
-    self, DiskRole, GuestDisk, GuestImage, GuestInput, GuestKernel, GuestVif, serial_port_count,
+    self, DiskRole, GuestDisk, GuestImage, GuestInput, GuestKernel, serial_port_count,
 };
-use crate::hypervisor::spec::{
-    CpuSpec, DomainSpec, FirmwareFiles, FlavorMetadata, InterfaceSource, PortMetadata,
-};
+use crate::hypervisor::spec::{CpuSpec, DomainSpec, FirmwareFiles, FlavorMetadata};
 use crate::images::Disk;
-use crate::model::object::{
-    ImageMeta, Instance, InstanceInfoCache, VirtCPUFeature, VirtCPUModel, VirtCPUTopology,
-};
+use crate::model::object::{ImageMeta, Instance, VirtCPUFeature, VirtCPUModel, VirtCPUTopology};
 use crate::model::time::Timestamp;
-use crate::network::{Vif, VifSource, info_cache};
+use crate::network::Vif;
 
 /// The nova release whose domain XML this is: in the metadata and the SMBIOS tables, where nova's
 /// own tools and guests look for it.
@@ -61,45 +58,6 @@ impl GuestDisks {
     }
 }
 
-/// The interfaces that the instance's record holds.
-///
-/// # Errors
-/// `Unacceptable` for one that this mode can't plug: a guest must not be started without an
-/// interface that it had.
-pub fn vifs(instance: &Instance) -> Result<Vec<Vif>, StepError> {
-    Ok(info_cache::read(network_info(instance))?)
-}
-
-/// Those of them that can be read: to show, and to take away with the instance.
-pub fn known_vifs(instance: &Instance) -> Vec<Vif> {
-    info_cache::read_known(network_info(instance))
-}
-
-fn network_info(instance: &Instance) -> &str {
-    let cache = instance.info_cache.value();
-    cache.and_then(|cache| cache.network_info.value()).map_or("[]", String::as_str)
-}
-
-/// Writes the interfaces into the instance's record.
-pub fn place_vifs(instance: &mut Instance, vifs: &[Vif]) {
-    let mut cache = instance.info_cache.value().cloned().unwrap_or_else(|| {
-        let mut cache = InstanceInfoCache::default();
-        cache.instance_uuid.load(instance.uuid.get().copied());
-        cache
-    });
-    cache.network_info.set(Some(info_cache::write(vifs)));
-    instance.info_cache.set(Some(cache));
-}
-
-/// Makes every interface of the record ready on this host.
-pub async fn plug_vifs(instance: &Instance, on: &Backends) -> StepResult {
-    let uuid = instance.uuid()?;
-    for vif in vifs(instance)? {
-        on.network.plug(uuid, &vif).await?;
-    }
-    Ok(())
-}
-
 /// Defines the domain anew from the record, as the configuration is now.
 pub async fn define(instance: &Instance, on: &Backends) -> StepResult {
     let spec = definition(instance, on).await?;
@@ -111,7 +69,7 @@ pub async fn definition(instance: &Instance, on: &Backends) -> Result<DomainSpec
     let uuid = instance.uuid()?;
     let disks = GuestDisks::found(on.images.disks(uuid).await?)?;
     if disks.root.is_none() {
-        return Err(StepError::NoDisk(uuid));
+        return Err(StepError::NoDisk { path: on.images.console_log(uuid).with_file_name("disk") });
     }
     let image = ImageMeta::from_instance(instance)?;
     let log = on.images.console_log(uuid);
@@ -181,7 +139,7 @@ pub fn root_device(
     let input = facts(instance, image, &disks, &[], settings)?;
     let placed = guest::placed_disks(&input)?;
     let root = placed.first().map(|disk| (disk.bus.clone(), format!("/dev/{}", disk.target)));
-    root.ok_or(StepError::NoDisk(instance.uuid()?))
+    root.ok_or(StepError::NoDisk { path: PathBuf::from("disk") })
 }
 
 /// Decides what the domain is made of. Looks at nothing but its arguments and the settings, apart
@@ -232,12 +190,7 @@ fn facts(
 ) -> Result<GuestInput, StepError> {
     let uuid = instance.uuid()?;
     let flavor = flavor(instance)?;
-    let properties: BTreeMap<String, String> = image
-        .properties()
-        .field_texts()
-        .into_iter()
-        .map(|(name, text)| (name.to_owned(), text))
-        .collect();
+    let properties = properties(image);
     Ok(GuestInput {
         uuid,
         name: instance.name(&settings.name_template)?,
@@ -261,7 +214,7 @@ fn facts(
             .kernel
             .clone()
             .map(|kernel| GuestKernel { kernel, ramdisk: disks.ramdisk.clone() }),
-        vifs: vifs.iter().map(guest_vif).collect(),
+        vifs: vifs.iter().map(guest_vif).collect::<Result<_, _>>()?,
         console_log: None,
         serial_ports: Vec::new(),
         firmware: None,
@@ -270,7 +223,13 @@ fn facts(
     })
 }
 
-fn flavor(instance: &Instance) -> Result<FlavorMetadata, StepError> {
+/// The image's properties as text.
+pub(super) fn properties(image: &ImageMeta) -> BTreeMap<String, String> {
+    let texts = image.properties().field_texts();
+    texts.into_iter().map(|(name, text)| (name.to_owned(), text)).collect()
+}
+
+pub(super) fn flavor(instance: &Instance) -> Result<FlavorMetadata, StepError> {
     let flavor = instance.flavor()?;
     let specs = flavor.extra_specs.get().cloned().unwrap_or_default();
     Ok(FlavorMetadata {
@@ -306,26 +265,6 @@ fn guest_disks(disks: &GuestDisks, settings: &Settings) -> Vec<GuestDisk> {
     let root = disks.root.iter().map(|root| disk(DiskRole::Root, root, io.clone()));
     let drive = disks.config_drive.iter().map(|drive| disk(DiskRole::ConfigDrive, drive, None));
     root.chain(drive).collect()
-}
-
-fn guest_vif(vif: &Vif) -> GuestVif {
-    let source = match &vif.source {
-        VifSource::Bridge { bridge } => {
-            InterfaceSource::Bridge { bridge: bridge.clone(), ovs_port: None }
-        }
-        VifSource::Network { network } => InterfaceSource::Network { network: network.clone() },
-        VifSource::User => InterfaceSource::User,
-    };
-    // User mode has no device on the host.
-    let target = (vif.source != VifSource::User).then(|| vif.device.clone());
-    GuestVif {
-        source,
-        mac_address: vif.mac_address.clone(),
-        mtu: vif.mtu,
-        target,
-        unmanaged_target: false,
-        port: PortMetadata { uuid: vif.port_id.to_string(), ips: Vec::new() },
-    }
 }
 
 fn count(value: Option<&i64>) -> u64 {

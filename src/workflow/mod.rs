@@ -19,6 +19,7 @@ use crate::model::object::{NameError, NameTemplate, ObjectError};
 use crate::network::{Network, NetworkError};
 use crate::node::scheduling::{Scheduling, SchedulingError};
 use crate::node::{ClaimError, Claims};
+use crate::notify::Notifier;
 use crate::records::{Records, RecordsError};
 use serial_ports::SerialPorts;
 
@@ -27,12 +28,16 @@ pub mod board;
 pub mod config_drive;
 pub mod domain;
 pub mod engine;
+pub mod exception;
 pub mod instance;
+pub mod interfaces;
 pub mod journal;
+mod network_fault;
 pub mod pause;
 pub mod power_off;
 pub mod power_on;
 pub mod reboot;
+pub mod report;
 pub mod reschedule;
 pub mod resume;
 pub mod seal;
@@ -57,6 +62,7 @@ pub struct Backends {
     pub records: Arc<dyn Records>,
     pub claims: Arc<dyn Claims>,
     pub scheduling: Arc<dyn Scheduling>,
+    pub notifier: Arc<dyn Notifier>,
     pub settings: Arc<Settings>,
 }
 
@@ -182,8 +188,8 @@ pub enum StepError {
     #[error("the agent failed in the middle of it: {0}")]
     Panicked(String),
     /// There is nothing to boot from: its build never got so far, or its directory is gone.
-    #[error("instance {0} has no disk on this host")]
-    NoDisk(uuid::Uuid),
+    #[error("no disk at {}", path.display())]
+    NoDisk { path: std::path::PathBuf },
     /// A disk or a domain of this instance is there already, and isn't this build's.
     #[error("instance {uuid} already has {what} on this host")]
     AlreadyThere { uuid: uuid::Uuid, what: &'static str },
@@ -204,7 +210,7 @@ impl StepError {
             | Self::Cancelled
             | Self::NotSupported(_)
             | Self::BadUserData
-            | Self::NoDisk(_)
+            | Self::NoDisk { .. }
             | Self::UnknownDisk(_)
             | Self::Panicked(_)
             | Self::AlreadyThere { .. } => Class::Refused,

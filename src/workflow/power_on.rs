@@ -4,9 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::StepResult;
-use super::domain::{define, plug_vifs};
+use super::domain::define;
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, await_running, cut_power, expecting, is_active};
+use super::interfaces::{plug_vifs, vifs};
 use crate::hypervisor::StartOptions;
 use crate::model::state::{PowerState, TaskState, VmState};
 
@@ -55,7 +56,10 @@ impl Workflow for PowerOn {
                 self.was_off |= !alive;
                 self.subject.begin(stage).await
             }
-            Step::PlugVifs => plug_vifs(&self.subject.instance, on).await,
+            Step::PlugVifs => {
+                let instance = &self.subject.instance;
+                plug_vifs(instance, &vifs(instance)?, on).await
+            }
             // A running domain keeps its definition: it would not take a new one anyway.
             Step::DefineDomain if !self.was_off => Ok(()),
             Step::DefineDomain => define(&self.subject.instance, on).await,

@@ -7,9 +7,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::StepResult;
-use super::domain::{define, definition, plug_vifs};
+use super::domain::{define, definition};
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, await_running, cut_power, expecting, is_active, shut_down};
+use super::interfaces::{plug_vifs, vifs};
 use crate::hypervisor::{DomainInfo, StartOptions};
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::records::Expected;
@@ -124,7 +125,10 @@ impl Workflow for Reboot {
                 }
                 Ok(())
             }
-            Step::PlugVifs => plug_vifs(&self.subject.instance, on).await,
+            Step::PlugVifs => {
+                let instance = &self.subject.instance;
+                plug_vifs(instance, &vifs(instance)?, on).await
+            }
             Step::DefineDomain => {
                 if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {
                     define(&self.subject.instance, on).await?;

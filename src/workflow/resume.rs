@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::StepResult;
-use super::domain::plug_vifs;
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, await_no_job, await_running, expecting, is_active};
+use super::interfaces::{plug_vifs, vifs};
 use super::suspend::OLD_VM_STATE;
 use crate::hypervisor::{HypervisorError, StartOptions};
 use crate::model::state::{PowerState, TaskState, VmState};
@@ -58,7 +58,10 @@ impl Workflow for Resume {
                 self.was_saved |= found.is_some_and(|info| info.managed_save);
                 self.subject.begin(stage).await
             }
-            Step::PlugVifs => plug_vifs(&self.subject.instance, on).await,
+            Step::PlugVifs => {
+                let instance = &self.subject.instance;
+                plug_vifs(instance, &vifs(instance)?, on).await
+            }
             Step::StartDomain => {
                 on.hypervisor.start(uuid, StartOptions::default()).await?;
                 if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {

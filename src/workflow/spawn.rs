@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use std::path::Path;
 
-use super::domain::{GuestDisks, define_new, place_vifs, root_device};
+use super::domain::{GuestDisks, define_new, root_device};
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, await_running, cut_power, expecting, now};
+use super::interfaces::{place_vifs, plug_vifs, unplug_vifs};
 use super::journal::Failure;
-use super::reschedule::BuildArguments;
+use super::reschedule::{BuildArguments, aborted, rescheduled};
 use super::{Settings, config_drive, domain};
 use super::{StepError, StepResult};
 use crate::hypervisor::StartOptions;
@@ -24,7 +25,7 @@ use crate::model::class::Class;
 use crate::model::object::{BlockDeviceMapping, ImageMeta, SchedulerLimits};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
-use crate::network::{RequestedNetwork, Vif};
+use crate::network::{Vif, Wanted};
 use crate::records::Expected;
 
 /// What a build asks for, beside the instance itself.
@@ -35,7 +36,7 @@ pub struct Build {
     /// For a guest that is booted without a boot loader.
     pub kernel: Option<ImageRequest>,
     pub ramdisk: Option<ImageRequest>,
-    pub networks: Vec<RequestedNetwork>,
+    pub wanted: Wanted,
     pub admin_password: Option<Secret>,
     /// (path in the guest, content in base64): they go on the config drive.
     pub injected_files: Vec<(String, Secret)>,
@@ -121,8 +122,8 @@ impl Spawn {
         domain::spec(instance, image, &disks, vifs, settings, log, None)
     }
 
-    pub fn networks(&self) -> &[RequestedNetwork] {
-        &self.build.networks
+    pub fn wanted(&self) -> &Wanted {
+        &self.build.wanted
     }
 
     fn root_gib(&self) -> u64 {
@@ -218,10 +219,10 @@ impl Workflow for Spawn {
             }
             Step::AllocateNetwork => {
                 self.enter(TaskState::Networking, stage).await?;
-                let networks = &self.build.networks;
-                self.vifs = on.network.allocate(stage.context, uuid, networks).await?;
-                place_vifs(&mut self.subject.instance, &self.vifs);
                 let instance = &mut self.subject.instance;
+                self.vifs =
+                    on.network.allocate(stage.context, instance, &self.build.wanted).await?;
+                place_vifs(instance, &self.vifs);
                 Ok(on.records.save(stage.context, instance, building()).await?)
             }
             Step::MapBlockDevices => {
@@ -237,12 +238,12 @@ impl Workflow for Spawn {
             }
             Step::FetchImage => {
                 self.enter(TaskState::Spawning, stage).await?;
-                let fetch = on.images.cache(&self.build.image, &report);
+                let fetch = on.images.cache(stage.context, &self.build.image, &report);
                 let base = stage.unless_given_up(fetch).await?;
                 check_fits(&base, self.root_gib())?;
                 self.base = Some(base);
                 for image in self.build.kernel.iter().chain(&self.build.ramdisk) {
-                    stage.unless_given_up(on.images.cache(image, &report)).await?;
+                    stage.unless_given_up(on.images.cache(stage.context, image, &report)).await?;
                 }
                 Ok(())
             }
@@ -260,7 +261,7 @@ impl Workflow for Spawn {
                     [(self.build.kernel.clone(), "kernel"), (self.build.ramdisk.clone(), "ramdisk")]
                 {
                     let Some(image) = image else { continue };
-                    let cached = on.images.cache(&image, &report).await?;
+                    let cached = on.images.cache(stage.context, &image, &report).await?;
                     let path = on.images.create_boot_file(uuid, &cached, name).await?;
                     self.disks.boot_file(name, path);
                 }
@@ -277,12 +278,7 @@ impl Workflow for Spawn {
                 }
                 Ok(())
             }
-            Step::PlugVifs => {
-                for vif in &self.vifs {
-                    on.network.plug(uuid, vif).await?;
-                }
-                Ok(())
-            }
+            Step::PlugVifs => plug_vifs(&self.subject.instance, &self.vifs, on).await,
             Step::DefineDomain => {
                 let instance = &mut self.subject.instance;
                 define_new(instance, &self.build.image_meta, &self.disks, &self.vifs, on).await
@@ -315,20 +311,16 @@ impl Workflow for Spawn {
             Step::Begin | Step::CheckAbsent | Step::MapBlockDevices | Step::FetchImage => Ok(()),
             Step::Claim => Ok(on.claims.abort(stage.context, &mut self.subject.instance).await?),
             Step::AllocateNetwork => {
-                on.network.deallocate(stage.context, uuid, &self.vifs).await?;
+                let (instance, keep) = (&mut self.subject.instance, self.build.wanted.ports());
+                on.network.deallocate(stage.context, instance, &keep).await?;
                 self.vifs.clear();
-                place_vifs(&mut self.subject.instance, &[]);
+                place_vifs(instance, &[]);
                 Ok(())
             }
             Step::CreateDirectory => Ok(on.images.remove_directory(uuid).await?),
             // They lie in the directory, which goes next.
             Step::CreateDisk | Step::CreateBootFiles | Step::CreateConfigDrive => Ok(()),
-            Step::PlugVifs => {
-                for vif in &self.vifs {
-                    on.network.unplug(uuid, vif).await?;
-                }
-                Ok(())
-            }
+            Step::PlugVifs => unplug_vifs(&self.subject.instance, &self.vifs, on).await,
             Step::DefineDomain => Ok(on.hypervisor.undefine(uuid).await?),
             Step::StartDomain => cut_power(on, uuid).await,
             // It is never undone.
@@ -336,6 +328,7 @@ impl Workflow for Spawn {
         }
     }
 
+    /// nova's event ends as a success however the build ends: the fault tells what went wrong.
     async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
         let claims = &stage.on.claims;
         let failure = match ending {
@@ -357,18 +350,33 @@ impl Workflow for Spawn {
         instance.launched_on.set(None);
         if failure.cancelled {
             // The delete that follows owns the states.
-            return self.finish(failure, stage).await;
+            return self.subject.finish(None, stage).await;
         }
         claims.built(stage.context, false).await;
         if failure.class == Class::Reschedule && self.build.arguments.may_retry() {
             return self.build_elsewhere(failure, stage).await;
         }
         claims.release_allocation(stage.context, instance).await?;
+        let raised = self.subject.raised(failure);
+        let (raised, message) = match failure.class {
+            // There is no count of attempts: nobody tries again, and the user reads the reason.
+            Class::Reschedule => {
+                let reason = raised.fault.message.clone();
+                (rescheduled(&self.subject.instance, raised), reason)
+            }
+            _ => {
+                let aborted = aborted(&self.subject.instance, raised);
+                let message = aborted.fault.shown().to_owned();
+                (aborted, message)
+            }
+        };
+        self.subject.record_fault(&raised, &message, stage).await?;
+        let instance = &mut self.subject.instance;
         instance.vm_state.set(Some(VmState::Error));
         instance.task_state.set(None);
         instance.power_state.set(Some(PowerState::NoState.number()));
         stage.on.records.save(stage.context, instance, Expected::Any).await?;
-        self.subject.fault(failure, stage).await
+        self.subject.finish(None, stage).await
     }
 }
 
@@ -383,14 +391,6 @@ impl Spawn {
         stage.on.claims.release_allocation(stage.context, instance).await?;
         let args = self.build.arguments.build_instances(instance, failure);
         stage.on.scheduling.build_elsewhere(stage.context, args).await?;
-        // nova's event ends as a success: the build goes on elsewhere.
-        let (uuid, event) = (self.subject.uuid()?, &self.subject.event);
-        Ok(stage.on.records.event_finished(stage.context, uuid, event, None).await?)
-    }
-
-    async fn finish(&self, failure: &Failure, stage: &Stage<'_>) -> StepResult {
-        let (uuid, event) = (self.subject.uuid()?, &self.subject.event);
-        let failed = Some((failure.message.as_str(), ""));
-        Ok(stage.on.records.event_finished(stage.context, uuid, event, failed).await?)
+        self.subject.finish(None, stage).await
     }
 }

@@ -7,9 +7,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::StepResult;
-use super::domain::known_vifs;
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, cut_power, now};
+use super::interfaces::{known_vifs, unplug_vifs};
 use crate::model::class::Class;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::records::Expected;
@@ -60,10 +60,8 @@ impl Workflow for Terminate {
                 Ok(())
             }
             Step::UnplugVifs => {
-                for vif in known_vifs(&self.subject.instance) {
-                    on.network.unplug(uuid, &vif).await?;
-                }
-                Ok(())
+                let instance = &self.subject.instance;
+                unplug_vifs(instance, &known_vifs(instance), on).await
             }
             Step::RemoveDirectory => {
                 on.images.remove_directory(uuid).await?;
@@ -72,8 +70,8 @@ impl Workflow for Terminate {
                 Ok(())
             }
             Step::DeallocateNetwork => {
-                let vifs = known_vifs(&self.subject.instance);
-                Ok(on.network.deallocate(stage.context, uuid, &vifs).await?)
+                let instance = &self.subject.instance;
+                Ok(on.network.deallocate(stage.context, instance, &[]).await?)
             }
             Step::RecordDeleted => {
                 let instance = &mut self.subject.instance;

@@ -26,9 +26,10 @@ use crate::model::context::RequestContext;
 use crate::model::object::{Flavor, ImageMeta, Instance};
 use crate::model::state::{TaskState, VmState};
 use crate::model::time::Timestamp;
-use crate::network::RequestedNetwork;
 use crate::network::fake::FakeNetwork;
+use crate::network::{RequestedNetwork, Wanted};
 use crate::node::fake::FakeNode;
+use crate::notify::fake::Recorder;
 use crate::records::fake::FakeRecords;
 use crate::records::history::History;
 use crate::records::{Expected, Records};
@@ -42,6 +43,7 @@ pub struct World {
     pub images: Arc<FakeImages>,
     pub network: Arc<FakeNetwork>,
     pub records: Arc<FakeRecords>,
+    pub notifier: Arc<Recorder>,
     pub node: Arc<FakeNode>,
 }
 
@@ -52,6 +54,7 @@ impl World {
             images: Arc::new(FakeImages::default()),
             network: Arc::new(FakeNetwork::new()),
             records: Arc::new(FakeRecords::new("host1")),
+            notifier: Arc::new(Recorder::new("host1", Settings::example().name_template)),
             node: Arc::new(FakeNode::new("host1")),
         }
     }
@@ -73,6 +76,7 @@ impl World {
             records: self.records.clone(),
             claims: self.node.clone(),
             scheduling: self.node.clone(),
+            notifier: self.notifier.clone(),
             settings: Arc::new(Settings::example()),
         }
     }
@@ -220,10 +224,13 @@ pub fn spawn() -> Spawn {
         image: image("9ac5fd6a-073c-423e-8bb6-9593064b906d"),
         kernel: Some(image("kernel")),
         ramdisk: Some(image("ramdisk")),
-        networks: vec![RequestedNetwork {
-            network_id: Some("bridge:br0".to_owned()),
-            ..RequestedNetwork::default()
-        }],
+        wanted: Wanted {
+            networks: vec![RequestedNetwork {
+                network_id: Some("bridge:br0".to_owned()),
+                ..RequestedNetwork::default()
+            }],
+            ..Wanted::default()
+        },
         admin_password: None,
         injected_files: Vec::new(),
         block_devices: Vec::new(),

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use hypernova::images::store::HostImages;
 use hypernova::images::{Aged, Ageing, ImageRequest, Images};
+use hypernova::model::context::RequestContext;
 use uuid::Uuid;
 
 use crate::support::{host_images, image, pattern, sha1, silent};
@@ -36,7 +37,8 @@ impl Host {
     /// An image that was used last so long ago.
     async fn cached(&self, name: &str, age: Duration) -> (ImageRequest, PathBuf) {
         let request = self.request(name);
-        let path = self.images.cache(&request, silent()).await.unwrap().path;
+        let path =
+            self.images.cache(&RequestContext::admin(), &request, silent()).await.unwrap().path;
         set_age(&path, age);
         (request, path)
     }
@@ -75,7 +77,7 @@ async fn what_a_disk_is_backed_by_stays_and_what_nothing_uses_goes() {
     let host = Host::new();
     let (request, used) = host.cached("used", Duration::ZERO).await;
     host.images.create_directory(ID).await.unwrap();
-    let base = host.images.cache(&request, silent()).await.unwrap();
+    let base = host.images.cache(&RequestContext::admin(), &request, silent()).await.unwrap();
     host.images.create_root(ID, &base, 1).await.unwrap();
     set_age(&used, DAY * 9);
     let (_, unused) = host.cached("unused", DAY * 2).await;
@@ -119,13 +121,13 @@ async fn what_was_looked_up_since_the_records_were_asked_stays() {
     let host = Host::new();
     let (request, path) = host.cached("x", DAY * 2).await;
     let by = Ageing { original_age: Duration::ZERO, ..by(&[]) };
-    host.images.cache(&request, silent()).await.unwrap();
+    host.images.cache(&RequestContext::admin(), &request, silent()).await.unwrap();
     assert_eq!(host.images.age_cache(&by).await.unwrap().kept, 1);
     assert!(path.exists());
     // And what is gone is fetched again.
     set_age(&path, DAY * 2);
     assert_eq!(host.images.age_cache(&by).await.unwrap().removed.len(), 1);
-    host.images.cache(&request, silent()).await.unwrap();
+    host.images.cache(&RequestContext::admin(), &request, silent()).await.unwrap();
     assert!(path.exists());
 }
 

@@ -1,11 +1,15 @@
 //! Network interfaces of the guest: where they are plugged is the caller's, what they look like from
 //! inside is the flavor's and the image's.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::asked::Asked;
 use super::{GuestError, GuestInput, GuestOptions};
-use crate::hypervisor::spec::{Bandwidth, InterfaceSource, InterfaceSpec, PortMetadata, Rate};
+use crate::hypervisor::spec::{
+    Bandwidth, FlavorMetadata, InterfaceSource, InterfaceSpec, PortMetadata, Rate,
+};
 
 /// An interface that is plugged, or will be.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -40,8 +44,7 @@ pub fn interfaces(input: &GuestInput, asked: &Asked<'_>) -> Result<Vec<Interface
     let options = &input.options;
     let model = model(options, asked)?;
     let virtio = model == "virtio";
-    let many =
-        input.flavor.vcpus > 1 && asked.agreed_truth("vif_multiqueue_enabled")?.unwrap_or(false);
+    let many = wants_queues(input.flavor.vcpus, asked)?;
     let vcpus = u32::try_from(input.flavor.vcpus).unwrap_or(u32::MAX);
     let (driver, queues) = match options.virt_type.as_str() {
         // libvirt would otherwise try vhost for guests without KVM.
@@ -68,6 +71,26 @@ pub fn interfaces(input: &GuestInput, asked: &Asked<'_>) -> Result<Vec<Interface
         bandwidth: bandwidth.clone(),
     };
     Ok(input.vifs.iter().map(interface).collect())
+}
+
+/// Whether interfaces get a queue for each virtual CPU.
+/// nova: virt/hardware.py, `get_vif_multiqueue_constraint`
+fn wants_queues(vcpus: u64, asked: &Asked<'_>) -> Result<bool, GuestError> {
+    Ok(vcpus > 1 && asked.agreed_truth("vif_multiqueue_enabled")?.unwrap_or(false))
+}
+
+/// Whether a tap device that is made before the domain is to have several queues: nova gives them
+/// to virtio only. nova: virt/libvirt/vif.py, `plug_tap`
+///
+/// # Errors
+/// `FlavorImageConflict` when the flavor and the image contradict each other.
+pub fn tap_has_queues(
+    flavor: &FlavorMetadata,
+    properties: &BTreeMap<String, String>,
+) -> Result<bool, GuestError> {
+    let asked = Asked::new(&flavor.extra_specs, properties);
+    Ok(asked.property("hw_vif_model").is_none_or(|model| model == "virtio")
+        && wants_queues(flavor.vcpus, &asked)?)
 }
 
 /// nova: virt/libvirt/designer.py, `set_vif_bandwidth_config`

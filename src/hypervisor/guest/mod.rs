@@ -28,7 +28,7 @@ mod refused;
 pub use defaults::{image_defaults, placed_disks};
 pub use devices::serial_port_count;
 pub use disks::{DiskRole, GuestDisk};
-pub use interfaces::GuestVif;
+pub use interfaces::{GuestVif, tap_has_queues};
 
 /// All that a domain is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

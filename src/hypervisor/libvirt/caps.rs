@@ -1,112 +1,129 @@
-//! What the host can do, out of libvirt's capability documents.
+//! libvirt's capability documents read: what the host is made of, what it can run.
 
 use std::collections::BTreeSet;
 
-use uuid::Uuid;
-use virt::connect::Connect;
-
-use super::Libvirt;
-use super::errors::Fault;
 use super::xml::{Node, XmlError};
-use crate::hypervisor::{HostInfo, HypervisorError};
+use crate::hypervisor::host::{
+    Capabilities, DomainCapabilities, GuestKind, HostCell, HostCpu, HostPages, HostThread,
+    MaxPhysAddr,
+};
 
-/// `virConnectGetCapabilities`
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Capabilities {
-    pub host_uuid: Option<Uuid>,
-    pub architecture: String,
-    /// The host CPU's model, vendor and features, as the libvirt host model has them.
-    pub cpu_model: Option<String>,
-    pub cpu_vendor: Option<String>,
-    pub cpu_features: BTreeSet<String>,
-    pub guests: Vec<GuestCapabilities>,
-}
-
-/// One kind of guest the host can run.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct GuestCapabilities {
-    /// `hvm`, `exe`, …
-    pub os_type: String,
-    pub architecture: String,
-    /// `pc`, `q35`, `pc-i440fx-10.0`, …
-    pub machines: Vec<String>,
-    /// `qemu`, `kvm`, …
-    pub domain_types: Vec<String>,
-}
+/// More CPUs than any host has: a bound on what a set such as `0-4000000000` can make us loop over.
+const MAX_CPUS: u32 = 1 << 16;
 
 impl Capabilities {
+    /// libvirt: `virConnectGetCapabilities`
+    ///
+    /// # Errors
+    /// For what isn't one XML document. What is missing in it is left empty.
     pub fn parse(xml: &str) -> Result<Self, XmlError> {
         let document = Node::parse(xml)?;
         let host = document.child("host");
-        let cpu = host.and_then(|host| host.child("cpu"));
+        let cells = host.and_then(|host| host.find(&["topology", "cells"]));
         Ok(Self {
             host_uuid: host
                 .and_then(|host| host.text_of("uuid"))
                 .and_then(|uuid| uuid.parse().ok()),
-            architecture: cpu.and_then(|cpu| cpu.text_of("arch")).unwrap_or_default().to_owned(),
-            cpu_model: cpu.and_then(|cpu| cpu.text_of("model")).map(str::to_owned),
-            cpu_vendor: cpu.and_then(|cpu| cpu.text_of("vendor")).map(str::to_owned),
-            cpu_features: cpu
-                .into_iter()
-                .flat_map(|cpu| cpu.all("feature"))
-                .filter_map(|feature| feature.attribute("name").map(str::to_owned))
-                .collect(),
+            cpu: host.and_then(|host| host.child("cpu")).map(host_cpu).unwrap_or_default(),
+            cells: cells.into_iter().flat_map(|cells| cells.all("cell")).filter_map(cell).collect(),
             guests: document.all("guest").filter_map(guest).collect(),
         })
     }
+}
 
-    /// Every machine type of an architecture.
-    pub fn machines(&self, architecture: &str) -> Vec<String> {
-        let of_architecture = self.guests.iter().filter(|g| g.architecture == architecture);
-        of_architecture.flat_map(|guest| guest.machines.iter().cloned()).collect()
+/// nova: virt/libvirt/config.py, `LibvirtConfigCPU`
+fn host_cpu(cpu: &Node) -> HostCpu {
+    let topology = cpu.child("topology");
+    let count = |name| -> Option<u32> { number(topology?, name) };
+    let max_phys_addr = cpu.child("maxphysaddr").map(|address| MaxPhysAddr {
+        mode: address.attribute("mode").unwrap_or_default().to_owned(),
+        bits: number(address, "bits"),
+    });
+    HostCpu {
+        architecture: cpu.text_of("arch").unwrap_or_default().to_owned(),
+        model: cpu.text_of("model").map(str::to_owned),
+        vendor: cpu.text_of("vendor").map(str::to_owned),
+        topology: (|| Some([count("sockets")?, count("cores")?, count("threads")?]))(),
+        max_phys_addr,
+        features: features(cpu),
     }
 }
 
-fn guest(guest: &Node) -> Option<GuestCapabilities> {
+/// The features of a `<cpu>`, but for those that it takes away.
+fn features(cpu: &Node) -> BTreeSet<String> {
+    let kept = cpu.all("feature").filter(|feature| feature.attribute("policy") != Some("disable"));
+    kept.filter_map(|feature| feature.attribute("name").map(str::to_owned)).collect()
+}
+
+fn number<T: std::str::FromStr>(node: &Node, attribute: &str) -> Option<T> {
+    node.attribute(attribute)?.parse().ok()
+}
+
+fn cell(cell: &Node) -> Option<HostCell> {
+    let threads = cell.child("cpus").into_iter().flat_map(|cpus| cpus.all("cpu"));
+    Some(HostCell {
+        id: number(cell, "id")?,
+        memory_kib: cell.text_of("memory").and_then(|kib| kib.parse().ok()).unwrap_or(0),
+        pages: cell
+            .all("pages")
+            .filter_map(|pages| {
+                let total = pages.text.trim().parse().ok()?;
+                Some(HostPages { size_kib: number(pages, "size")?, total })
+            })
+            .collect(),
+        cpus: threads
+            .filter_map(|thread| {
+                Some(HostThread {
+                    id: number(thread, "id")?,
+                    socket: number(thread, "socket_id"),
+                    siblings: thread.attribute("siblings").map(cpu_set).unwrap_or_default(),
+                })
+            })
+            .collect(),
+    })
+}
+
+/// A set of CPUs in libvirt's spelling, `0-3,8`; what isn't a number is left out.
+fn cpu_set(text: &str) -> BTreeSet<u32> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: u32 = first.trim().parse().ok()?;
+        let last: u32 = last.trim().parse().ok()?;
+        Some(first..=last.min(MAX_CPUS))
+    };
+    text.split(',').filter_map(range).flatten().collect()
+}
+
+fn guest(guest: &Node) -> Option<GuestKind> {
     let arch = guest.child("arch")?;
-    let mut machines: Vec<String> = Vec::new();
-    let mut domain_types = Vec::new();
+    let mut kind = GuestKind {
+        os_type: guest.text_of("os_type").unwrap_or_default().to_owned(),
+        architecture: arch.attribute("name")?.to_owned(),
+        ..GuestKind::default()
+    };
     let domains = arch.all("domain").inspect(|domain| {
-        domain_types.extend(domain.attribute("type").map(str::to_owned));
+        kind.domain_types.extend(domain.attribute("type").map(str::to_owned));
     });
     // A domain type may bring machines of its own.
     let nested: Vec<&Node> = domains.flat_map(|domain| domain.all("machine")).collect();
     for machine in arch.all("machine").chain(nested) {
         let name = machine.text.trim().to_owned();
-        if !machines.contains(&name) {
-            machines.push(name);
+        if kind.machines.contains(&name) {
+            continue;
         }
+        if machine.attribute("canonical").is_some() {
+            kind.aliases.push(name.clone());
+        }
+        kind.machines.push(name);
     }
-    Some(GuestCapabilities {
-        os_type: guest.text_of("os_type").unwrap_or_default().to_owned(),
-        architecture: arch.attribute("name")?.to_owned(),
-        machines,
-        domain_types,
-    })
-}
-
-/// `virConnectGetDomainCapabilities`: what one machine type offers.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DomainCapabilities {
-    pub machine: String,
-    pub max_vcpus: Option<u32>,
-    /// `efi` when libvirt can choose a UEFI firmware by itself.
-    pub firmware: Vec<String>,
-    pub loaders: Vec<String>,
-    /// Whether a firmware with secure boot is there.
-    pub secure_boot: bool,
-    /// The CPU modes it supports: `host-model`, `custom`, …
-    pub cpu_modes: Vec<String>,
-    /// The model behind `host-model`, and what it needs added.
-    pub host_model: Option<String>,
-    pub host_model_features: Vec<String>,
-    /// The named models that run here.
-    pub usable_models: Vec<String>,
-    pub disk_buses: Vec<String>,
-    pub video_models: Vec<String>,
+    Some(kind)
 }
 
 impl DomainCapabilities {
+    /// libvirt: `virConnectGetDomainCapabilities`
+    ///
+    /// # Errors
+    /// For what isn't one XML document.
     pub fn parse(xml: &str) -> Result<Self, XmlError> {
         let document = Node::parse(xml)?;
         let values = |path: &[&str], name: &str| -> Vec<String> {
@@ -156,63 +173,12 @@ impl DomainCapabilities {
     }
 }
 
-fn garbled(operation: &'static str) -> impl Fn(XmlError) -> HypervisorError {
-    move |error| HypervisorError::Garbled { operation, message: error.to_string() }
-}
-
-impl Libvirt {
-    pub async fn capabilities(&self) -> Result<Capabilities, HypervisorError> {
-        const OPERATION: &str = "read capabilities";
-        let within = self.options.job_timeout;
-        let xml = self.job(OPERATION, within, |connect| Ok(connect.get_capabilities()?)).await?;
-        Capabilities::parse(&xml).map_err(garbled(OPERATION))
-    }
-
-    /// What a machine type offers; `None` asks for the architecture's default.
-    pub async fn domain_capabilities(
-        &self,
-        architecture: &str,
-        machine: Option<&str>,
-        virt_type: &str,
-    ) -> Result<DomainCapabilities, HypervisorError> {
-        const OPERATION: &str = "read domain capabilities";
-        let architecture = architecture.to_owned();
-        let (machine, virt_type) = (machine.map(str::to_owned), virt_type.to_owned());
-        let read = move |connect: &Connect| {
-            let (arch, machine) = (Some(architecture.as_str()), machine.as_deref());
-            Ok(connect.get_domain_capabilities(None, arch, machine, Some(&virt_type), 0)?)
-        };
-        let xml = self.job(OPERATION, self.options.job_timeout, read).await?;
-        DomainCapabilities::parse(&xml).map_err(garbled(OPERATION))
-    }
-
-    /// The names libvirt knows for CPU models of an architecture.
-    pub async fn cpu_models(&self, architecture: &str) -> Result<Vec<String>, HypervisorError> {
-        let architecture = architecture.to_owned();
-        let read = move |connect: &Connect| Ok(connect.get_cpu_models_names(&architecture, 0)?);
-        self.call("list CPU models", read).await
-    }
-}
-
-/// nova: virt/libvirt/driver.py, `HostState`; host.py, `get_hostname`
-pub(super) fn host_info(connect: &Connect) -> Result<HostInfo, Fault> {
-    let node = connect.get_node_info()?;
-    let capabilities =
-        Capabilities::parse(&connect.get_capabilities()?).map_err(garbled("read capabilities"))?;
-    let guests = capabilities.guests.iter().flat_map(|guest| {
-        guest.domain_types.iter().map(|kind| (guest.architecture.clone(), kind.clone()))
-    });
-    Ok(HostInfo {
-        node: connect.get_hostname()?,
-        uuid: capabilities.host_uuid,
-        guests: guests.collect(),
-        architecture: capabilities.architecture,
-        cpus: node.cpus,
-        memory_mib: node.memory / 1024,
-        hypervisor_type: connect.get_type()?,
-        hypervisor_version: connect.get_hyp_version()?.into(),
-        library_version: connect.get_lib_version()?.into(),
-    })
+/// The features that libvirt resolved a model to. libvirt: `virConnectBaselineCPU`
+///
+/// # Errors
+/// For what isn't one XML document.
+pub(super) fn resolved_features(xml: &str) -> Result<BTreeSet<String>, XmlError> {
+    Ok(features(&Node::parse(xml)?))
 }
 
 #[cfg(test)]
@@ -231,11 +197,53 @@ mod tests {
              </arch></guest></capabilities>",
         )
         .unwrap();
-        assert_eq!(caps.architecture, "x86_64");
+        assert_eq!(caps.cpu.architecture, "x86_64");
         assert_eq!(caps.machines("x86_64"), ["pc", "q35", "x"]);
         assert_eq!(caps.machines("aarch64"), [""; 0]);
         assert_eq!(caps.guests[0].domain_types, ["qemu", "kvm"]);
-        assert!(caps.cpu_features.contains("vmx"));
+        assert!(caps.cpu.features.contains("vmx"));
+        assert!(caps.cells.is_empty() && !caps.has_hyperthreading());
+    }
+
+    #[test]
+    fn capabilities_name_the_cells_with_their_threads_and_pages() {
+        let caps = Capabilities::parse(
+            "<capabilities><host><cpu><arch>x86_64</arch>
+             <topology sockets='1' dies='1' cores='1' threads='2'/>
+             <maxphysaddr mode='emulate' bits='48'/><feature name='nx'/></cpu>
+             <topology><cells num='1'><cell id='1'><memory unit='KiB'>24684092</memory>
+             <pages unit='KiB' size='4'>6171023</pages><pages unit='KiB' size='2048'>7</pages>
+             <cpus num='2'><cpu id='4' socket_id='1' core_id='0' siblings='4-5'/>
+             <cpu id='5' socket_id='1' core_id='0' siblings='4,5'/></cpus></cell>
+             <cell/></cells></topology></host></capabilities>",
+        )
+        .unwrap();
+        assert_eq!(caps.cpu.topology, Some([1, 1, 2]));
+        assert_eq!(caps.cpu.max_phys_addr.as_ref().unwrap().bits, Some(48));
+        let [cell] = caps.cells.as_slice() else { panic!("{:?}", caps.cells) };
+        assert_eq!((cell.id, cell.memory_kib), (1, 24_684_092));
+        assert_eq!(cell.pages[1], HostPages { size_kib: 2048, total: 7 });
+        assert_eq!(cell.cpus[1].siblings, BTreeSet::from([4, 5]));
+        assert_eq!(cell.cpus[0].socket, Some(1));
+        assert!(caps.has_hyperthreading());
+    }
+
+    #[test]
+    fn a_set_of_cpus_that_makes_no_sense_is_left_out_and_none_is_endless() {
+        assert_eq!(cpu_set("1-3, 7,x,5-"), BTreeSet::from([1, 2, 3, 7]));
+        assert_eq!(cpu_set("65535-4294967295").len(), 2);
+        assert!(cpu_set("9-1").is_empty());
+    }
+
+    #[test]
+    fn aliases_are_the_machines_that_stand_for_another() {
+        let caps = Capabilities::parse(
+            "<capabilities><guest><os_type>hvm</os_type><arch name='x86_64'>
+             <machine>pc-i440fx-10.0</machine><machine canonical='pc-i440fx-10.0'>pc</machine>
+             <domain type='qemu'/></arch></guest></capabilities>",
+        )
+        .unwrap();
+        assert_eq!(caps.guests[0].aliases, ["pc"]);
     }
 
     #[test]

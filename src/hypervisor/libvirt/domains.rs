@@ -1,7 +1,8 @@
 //! [`Hypervisor`] over libvirt. Each operation looks at the domain first and changes only what is
 //! not yet as asked: that makes it safe to repeat, after a lost connection or by a resumed workflow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -14,7 +15,8 @@ use virt_sys as sys;
 
 use super::errors::Fault;
 use super::xml::{self, NOVA_NAMESPACE, OLD_NOVA_NAMESPACE};
-use super::{Libvirt, caps, state, stats};
+use super::{Libvirt, state, stats};
+use crate::hypervisor::host::{Capabilities, DomainCapabilities, GuestDisk, HostCpu, HostState};
 use crate::hypervisor::spec::{DomainSpec, FirmwareFiles};
 use crate::hypervisor::{
     ConsoleEndpoints, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor, HypervisorError,
@@ -231,7 +233,36 @@ impl Hypervisor for Libvirt {
     }
 
     async fn host_info(&self) -> Result<HostInfo, HypervisorError> {
-        self.job("read host", self.options.job_timeout, caps::host_info).await
+        self.read_host_info().await
+    }
+
+    async fn capabilities(&self) -> Result<Arc<Capabilities>, HypervisorError> {
+        self.read_capabilities().await
+    }
+
+    async fn host_state(&self) -> Result<HostState, HypervisorError> {
+        self.read_host_state().await
+    }
+
+    async fn domain_capabilities(
+        &self,
+        architecture: &str,
+        machine: Option<&str>,
+        virt_type: &str,
+    ) -> Result<DomainCapabilities, HypervisorError> {
+        self.read_domain_capabilities(architecture, machine, virt_type).await
+    }
+
+    async fn model_features(
+        &self,
+        cpu: &HostCpu,
+        model: &str,
+    ) -> Result<Option<BTreeSet<String>>, HypervisorError> {
+        self.read_model_features(cpu, model).await
+    }
+
+    async fn guest_disks(&self) -> Result<Vec<GuestDisk>, HypervisorError> {
+        self.call("read disks", |connect| Ok(stats::disks_of_all(connect)?)).await
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

@@ -13,20 +13,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{OnceCell, Semaphore, broadcast};
 use tokio::time::timeout;
 use tracing::debug;
 use virt::connect::Connect;
 
+use super::host::Capabilities;
 use super::{DomainEvent, HypervisorError};
 use connection::Connections;
 use errors::{Fault, is_broken};
 
-pub mod caps;
+mod caps;
 mod connection;
 mod domains;
 mod errors;
 mod events;
+mod host;
 mod jobs;
 mod observer;
 mod saves;
@@ -118,6 +120,7 @@ pub struct Libvirt {
     memory_permits: Arc<Semaphore>,
     saves: saves::Saves,
     events: broadcast::Sender<DomainEvent>,
+    capabilities: OnceCell<Arc<Capabilities>>,
 }
 
 impl Libvirt {
@@ -136,6 +139,7 @@ impl Libvirt {
             memory_permits: Arc::new(Semaphore::new(MEMORY_JOBS)),
             saves: saves::Saves::default(),
             events,
+            capabilities: OnceCell::new(),
             options,
         };
         let after = libvirt.options.call_timeout;

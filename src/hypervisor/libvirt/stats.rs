@@ -11,6 +11,7 @@ use virt::error::Error;
 use virt_sys as sys;
 
 use super::state::power_state;
+use crate::hypervisor::host::GuestDisk;
 use crate::hypervisor::{DiskStats, DomainStats, InterfaceStats};
 use crate::model::state::PowerState;
 
@@ -47,6 +48,16 @@ fn ask_all(connect: &Connect, groups: u32) -> Result<Vec<DomainStats>, Error> {
     .map(|records| records.read())
 }
 
+/// The disks of every domain, running or not, that have a path on this host.
+pub fn disks_of_all(connect: &Connect) -> Result<Vec<GuestDisk>, Error> {
+    let groups = sys::VIR_DOMAIN_STATS_BLOCK;
+    let records = Records::ask(|records| {
+        // SAFETY: the connection is open and `records` a valid place for the list.
+        unsafe { sys::virConnectGetAllDomainStats(connect.as_ptr(), groups, records, NO_WAIT) }
+    })?;
+    Ok(records.values().flat_map(|values| guest_disks(&values)).collect())
+}
+
 /// Counters of one domain; `None` when libvirt had nothing to say of it.
 pub fn of_domain(domain: &Domain) -> Result<Option<DomainStats>, Error> {
     let mut list = [domain.as_ptr(), std::ptr::null_mut()];
@@ -75,13 +86,18 @@ impl Records {
     }
 
     fn read(&self) -> Vec<DomainStats> {
-        (0..self.count)
-            .filter_map(|index| {
-                // SAFETY: libvirt returned that many records.
-                let record = unsafe { &**self.list.add(index) };
-                read_record(record)
-            })
-            .collect()
+        self.iter().filter_map(read_record).collect()
+    }
+
+    fn values(&self) -> impl Iterator<Item = BTreeMap<String, Value>> {
+        self.iter().map(read_parameters)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &sys::virDomainStatsRecord> {
+        (0..self.count).map(|index| {
+            // SAFETY: libvirt returned that many records.
+            unsafe { &**self.list.add(index) }
+        })
     }
 }
 
@@ -108,6 +124,10 @@ fn read_record(record: &sys::virDomainStatsRecord) -> Option<DomainStats> {
         }
         CStr::from_ptr(name).to_string_lossy().into_owned()
     };
+    Some(domain_stats(Uuid::from_bytes(bytes), name, &read_parameters(record)))
+}
+
+fn read_parameters(record: &sys::virDomainStatsRecord) -> BTreeMap<String, Value> {
     let count = usize::try_from(record.nparams).unwrap_or(0);
     let parameters: &[sys::virTypedParameter] = if record.params.is_null() || count == 0 {
         &[]
@@ -115,8 +135,7 @@ fn read_record(record: &sys::virDomainStatsRecord) -> Option<DomainStats> {
         // SAFETY: libvirt says how many parameters there are, and they live with the record.
         unsafe { std::slice::from_raw_parts(record.params, count) }
     };
-    let values = parameters.iter().filter_map(read_parameter).collect();
-    Some(domain_stats(Uuid::from_bytes(bytes), name, &values))
+    parameters.iter().filter_map(read_parameter).collect()
 }
 
 /// A parameter's value; types without a use here are left out.
@@ -213,9 +232,40 @@ fn domain_stats(
     }
 }
 
+fn guest_disks(values: &BTreeMap<String, Value>) -> Vec<GuestDisk> {
+    let count = match values.get("block.count") {
+        Some(Value::Number(count)) => (*count).min(MAX_DEVICES),
+        _ => 0,
+    };
+    let disk = |index| {
+        let Some(Value::Text(path)) = values.get(&format!("block.{index}.path")) else {
+            return None;
+        };
+        let Some(Value::Number(capacity)) = values.get(&format!("block.{index}.capacity")) else {
+            return None;
+        };
+        Some(GuestDisk { path: path.clone(), capacity_bytes: *capacity })
+    };
+    (0..count).filter_map(disk).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn disks_are_those_with_a_path_and_a_size() {
+        let text = |key: &str, value: &str| (key.to_owned(), Value::Text(value.to_owned()));
+        let values = BTreeMap::from([
+            ("block.count".to_owned(), Value::Number(3)),
+            text("block.0.path", "/i/disk"),
+            ("block.0.capacity".to_owned(), Value::Number(1 << 30)),
+            text("block.1.name", "vdb"),
+            text("block.2.path", "/i/gone"),
+        ]);
+        let disk = GuestDisk { path: "/i/disk".into(), capacity_bytes: 1 << 30 };
+        assert_eq!(guest_disks(&values), [disk]);
+    }
 
     #[test]
     fn counters_are_read_by_name() {

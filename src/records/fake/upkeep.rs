@@ -52,7 +52,7 @@ impl Upkeep for FakeRecords {
         hosts: &[String],
     ) -> Result<Vec<Instance>, RecordsError> {
         match hosts.contains(&self.host) {
-            true => self.instances(context).await,
+            true => self.instances(context, &[]).await,
             false => Ok(Vec::new()),
         }
     }
@@ -64,5 +64,9 @@ impl Upkeep for FakeRecords {
         _: &str,
     ) -> Result<(), RecordsError> {
         self.enter("action_started").map(drop)
+    }
+
+    async fn forget_expired_consoles(&self, _: &RequestContext) -> Result<(), RecordsError> {
+        self.enter("forget_expired_consoles").map(drop)
     }
 }

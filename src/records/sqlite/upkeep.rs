@@ -65,7 +65,7 @@ impl Upkeep for SqliteRecords {
         hosts: &[String],
     ) -> Result<Vec<Instance>, RecordsError> {
         match hosts.iter().any(|host| **host == *self.host) {
-            true => self.instances(context).await,
+            true => self.instances(context, &[]).await,
             false => Ok(Vec::new()),
         }
     }
@@ -76,6 +76,10 @@ impl Upkeep for SqliteRecords {
         _: Uuid,
         _: &str,
     ) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    async fn forget_expired_consoles(&self, _: &RequestContext) -> Result<(), RecordsError> {
         Ok(())
     }
 }

@@ -1,0 +1,92 @@
+//! An instance's network interfaces in its record, on this host, and in its domain.
+
+use super::domain::{flavor, properties};
+use super::{Backends, StepError, StepResult};
+use crate::hypervisor::guest::{GuestVif, tap_has_queues};
+use crate::hypervisor::spec::{InterfaceSource, PortMetadata};
+use crate::model::network::FixedIp;
+use crate::model::object::{ImageMeta, Instance, InstanceInfoCache};
+use crate::network::wiring::{OvsTap, Wiring, mac_address};
+use crate::network::{NetworkError, PlugFor, Vif};
+
+/// The interfaces that the instance's record holds.
+///
+/// # Errors
+/// `Unreadable` for a record that isn't nova's model: a guest must not be started without an
+/// interface that it had.
+pub fn vifs(instance: &Instance) -> Result<Vec<Vif>, StepError> {
+    Ok(instance.vifs().map_err(NetworkError::from)?)
+}
+
+/// Those of them that can be read: to show, and to take away with the instance.
+pub fn known_vifs(instance: &Instance) -> Vec<Vif> {
+    instance.vifs().unwrap_or_default()
+}
+
+/// Writes the interfaces into the instance's record.
+pub fn place_vifs(instance: &mut Instance, vifs: &[Vif]) {
+    let mut cache = instance.info_cache.value().cloned().unwrap_or_else(|| {
+        let mut cache = InstanceInfoCache::default();
+        cache.instance_uuid.load(instance.uuid.get().copied());
+        cache
+    });
+    cache.set_vifs(vifs);
+    instance.info_cache.set(Some(cache));
+}
+
+/// Makes every interface ready on this host.
+pub async fn plug_vifs(instance: &Instance, vifs: &[Vif], on: &Backends) -> StepResult {
+    let image = properties(&ImageMeta::from_instance(instance)?);
+    let multiqueue = tap_has_queues(&flavor(instance)?, &image)?;
+    let owner = PlugFor { instance: instance.uuid()?, multiqueue };
+    for vif in vifs {
+        on.network.plug(owner, vif).await?;
+    }
+    Ok(())
+}
+
+/// Takes away what [`plug_vifs`] made.
+pub async fn unplug_vifs(instance: &Instance, vifs: &[Vif], on: &Backends) -> StepResult {
+    for vif in vifs {
+        on.network.unplug(instance.uuid()?, vif).await?;
+    }
+    Ok(())
+}
+
+/// The interface as the domain has it.
+///
+/// # Errors
+/// Those of [`Wiring::of`].
+pub(super) fn guest_vif(vif: &Vif) -> Result<GuestVif, NetworkError> {
+    let wiring = Wiring::of(vif)?;
+    let target = wiring.device().map(str::to_owned);
+    let bridge = |bridge, ovs_port| InterfaceSource::Bridge { bridge, ovs_port };
+    let unmanaged_target =
+        matches!(wiring, Wiring::Tap { .. } | Wiring::Ovs { tap: OvsTap::AtPlug, .. });
+    let source = match wiring {
+        Wiring::Ovs { bridge: name, tap: OvsTap::PortByLibvirt, .. } => {
+            bridge(name, Some(vif.id.to_string()))
+        }
+        // The port is made at the plug: libvirt only makes the tap, if that.
+        Wiring::Ovs { .. } | Wiring::Tap { .. } => InterfaceSource::Ethernet,
+        Wiring::OvsHybrid { hybrid, .. } => bridge(hybrid.linux_bridge, None),
+        Wiring::Bridge { bridge: name, .. } => bridge(name, None),
+        Wiring::LibvirtNetwork { network } => InterfaceSource::Network { network },
+        Wiring::User => InterfaceSource::User,
+    };
+    let ip = |ip: &FixedIp| {
+        let kind = ip.kind.clone().unwrap_or_else(|| "fixed".to_owned());
+        Some((kind, ip.address.clone()?, ip.version?))
+    };
+    Ok(GuestVif {
+        source,
+        mac_address: mac_address(vif)?,
+        mtu: vif.mtu(),
+        target,
+        unmanaged_target,
+        port: PortMetadata {
+            uuid: vif.id.to_string(),
+            ips: vif.fixed_ips().filter_map(ip).collect(),
+        },
+    })
+}
