@@ -31,5 +31,6 @@ pub(super) fn plane(
         notifier,
         settings: Arc::new(settings(config, &connected.host, connected.guest_host.clone())?),
     };
-    Ok(Plane { backends, history: Some(Arc::new(records)) })
+    let records = Arc::new(records);
+    Ok(Plane { backends, upkeep: records.clone(), history: Some(records) })
 }

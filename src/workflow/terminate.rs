@@ -70,7 +70,12 @@ impl Workflow for Terminate {
                 let instance = &self.subject.instance;
                 unplug_vifs(instance, &known_vifs(instance), on).await
             }
-            Step::RemoveDirectory => Ok(on.images.remove_directory(uuid).await?),
+            Step::RemoveDirectory => {
+                on.images.remove_directory(uuid).await?;
+                // Saved with the rest. nova: `_run_pending_deletes` looks for those that aren't.
+                self.subject.instance.cleaned.set(true);
+                Ok(())
+            }
             Step::DeallocateNetwork => {
                 on.network.deallocate(stage.context, &self.subject.instance, &[]).await?;
                 place_vifs(&mut self.subject.instance, &[]);
@@ -128,5 +133,15 @@ impl Terminate {
             deleted_at.load(Some(now()));
         }
         self.subject.tell(Action::Delete, Phase::End, stage);
+    }
+
+    /// Takes away everything of the instance but its record: for one that is deleted on record
+    /// already.
+    pub async fn clear_host(&mut self, stage: &Stage<'_>) -> StepResult {
+        let of_record = |step: &Step| matches!(step, Step::Begin | Step::RecordDeleted);
+        for step in Self::STEPS.iter().filter(|step| !of_record(step)) {
+            self.apply(*step, stage).await?;
+        }
+        Ok(())
     }
 }

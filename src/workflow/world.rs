@@ -15,6 +15,9 @@ use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
 use super::reschedule::BuildArguments;
 use super::spawn::{Build, Spawn};
 use super::{Backends, Settings, StepError};
+use crate::dispatch::Dispatcher;
+use crate::dispatch::own::OwnRequests;
+use crate::health::Metrics;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::fake::FakeHypervisor;
 use crate::images::ImageRequest;
@@ -28,7 +31,8 @@ use crate::network::{RequestedNetwork, Wanted};
 use crate::node::fake::FakeNode;
 use crate::notify::fake::Recorder;
 use crate::records::fake::FakeRecords;
-use crate::records::{Records, history::History};
+use crate::records::history::History;
+use crate::records::{Expected, Records};
 
 /// The one instance of these tests.
 pub const UUID: Uuid = Uuid::from_u128(0x24ef_2f14_daa6_42b1_b7fa_7136_169b_5f1c);
@@ -137,6 +141,21 @@ impl World {
         left.map(|(key, _)| format!("{key}: {}", state[key])).collect()
     }
 
+    /// The agent's own requests in this world, over a journal in memory.
+    pub fn own_requests(&self) -> OwnRequests {
+        let journal = Arc::new(MemoryJournal::default());
+        let dispatcher = Dispatcher::new(self.backends(), journal, Arc::new(Metrics::new()), 1);
+        OwnRequests::new(dispatcher, self.records.clone())
+    }
+
+    /// Changes the instance's record, as somebody else would.
+    pub async fn change(&self, change: impl FnOnce(&mut Instance)) {
+        let context = RequestContext::admin();
+        let mut instance = self.records.instance(&context, UUID).await.unwrap().unwrap();
+        change(&mut instance);
+        self.records.save(&context, &mut instance, Expected::Any).await.unwrap();
+    }
+
     pub async fn faults(&self) -> usize {
         self.records.faults(UUID).await.unwrap().len()
     }
@@ -182,16 +201,21 @@ pub fn subject(task_state: TaskState, method: &str) -> Subject {
     Subject::new(instance(Some(task_state)), method)
 }
 
-/// A build that uses every step.
-pub fn spawn() -> Spawn {
-    let image = |id: &str| ImageRequest {
+/// An image as a build asks for it.
+pub fn spawn_image(id: &str) -> ImageRequest {
+    ImageRequest {
         id: id.to_owned(),
         url: Some(format!("file:///images/{id}")),
         disk_format: None,
         checksums: Vec::new(),
         size: None,
         any_file: false,
-    };
+    }
+}
+
+/// A build that uses every step.
+pub fn spawn() -> Spawn {
+    let image = spawn_image;
     let build = Build {
         image_meta: ImageMeta::from_image_dict(&json!({
             "id": "9ac5fd6a-073c-423e-8bb6-9593064b906d", "status": "active", "properties": {},
