@@ -8,16 +8,19 @@ use uuid::Uuid;
 use super::failure::Fault;
 use super::image_argument;
 use super::reply::object_fault;
+use crate::dispatch::events::InstanceEvent;
 use crate::dispatch::query::{GuestFacts, Tail};
 use crate::model::context::RequestContext;
 use crate::model::object::codec::FieldType;
 use crate::model::object::{
-    BlockDeviceMappingList, Instance, NetworkRequestList, RequestGroup, SchedulerLimits,
+    BlockDeviceMappingList, Instance, InstanceExternalEvent, NetworkRequestList, RequestGroup,
+    SchedulerLimits,
 };
 use crate::model::secret::Secret;
 use crate::network::{RequestedNetwork, Wanted};
 use crate::workflow::any::AnyRecord;
 use crate::workflow::engine::Workflow;
+use crate::workflow::external_events::{EventKey, Reported};
 use crate::workflow::instance::Subject;
 use crate::workflow::journal::Record;
 use crate::workflow::pause::Pause;
@@ -37,6 +40,8 @@ pub enum Request {
     /// A change of an instance, as the record that its workflow starts from.
     Change(AnyRecord),
     Ask(Question),
+    /// What others report.
+    Events(Vec<InstanceEvent>),
 }
 
 /// A request that changes nothing.
@@ -98,6 +103,7 @@ pub const METHODS: &[Method] = &[
     method("get_diagnostics", &["instance"], &[]),
     method("get_instance_diagnostics", &["instance"], &[]),
     method("get_host_uptime", &[], &[]),
+    method("external_instance_event", &["instances", "events"], &[]),
 ];
 
 /// What nova's compute interface has and this agent doesn't: answered with `NotImplementedError`,
@@ -118,7 +124,6 @@ pub const ABSENT: &[&str] = &[
     "detach_interface",
     "detach_volume",
     "drop_move_claim_at_destination",
-    "external_instance_event",
     "finish_resize",
     "finish_revert_resize",
     "finish_revert_snapshot_based_resize_at_source",
@@ -207,6 +212,7 @@ pub fn decode(
         "unpause_instance" => message.change(Unpause::new),
         "suspend_instance" => message.change(Suspend::new),
         "resume_instance" => message.change(Resume::new),
+        "external_instance_event" => decode_events(message.args).map(Request::Events),
         _ => decode_question(name, message.args).map(Request::Ask),
     }
 }
@@ -265,6 +271,29 @@ fn facts(instance: &Instance) -> GuestFacts {
     }
 }
 
+/// Events with the instances that they are about. One about no instance of the message is passed
+/// over. nova: compute/manager.py, external_instance_event
+fn decode_events(mut args: Map<String, Value>) -> Result<Vec<InstanceEvent>, Fault> {
+    let instances: Vec<Instance> = take(&mut args, "instances")?;
+    let events: Vec<InstanceExternalEvent> = take(&mut args, "events")?;
+    let read = |event: &InstanceExternalEvent| {
+        let uuid = *event.instance_uuid.get()?;
+        let instance = instances.iter().find(|instance| instance.uuid.get() == Some(&uuid))?;
+        let (name, tag) = (event.name.get()?.clone(), event.tag.value().cloned());
+        let reported = match event.status.get().map(String::as_str) {
+            Some("completed") => Reported::Completed,
+            _ => Reported::Failed,
+        };
+        Some(InstanceEvent {
+            instance: instance.clone(),
+            uuid,
+            key: EventKey { name, tag },
+            reported,
+        })
+    };
+    Ok(events.iter().filter_map(read).collect())
+}
+
 fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault> {
     let Message { mut args, id, context, .. } = message;
     let instance: Instance = take(&mut args, "instance")?;
@@ -284,6 +313,7 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
             networks: networks.map(requested).unwrap_or_default(),
             security_groups: security_groups(args.get("security_groups")),
             providers: providers(args.get("request_spec"))?,
+            besides: Vec::new(),
         },
         admin_password: args.get("admin_password").and_then(Value::as_str).map(Secret::new),
         injected_files: injected_files(args.get("injected_files"))?,
@@ -452,6 +482,27 @@ mod tests {
                 other => panic!("{name}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn recorded_events_are_events() {
+        let (method, args) = fixture("external_instance_event");
+        let request = decode(&method, args, "id".into(), RequestContext::admin(), false);
+        let Ok(Request::Events(events)) = request else { panic!("{request:?}") };
+        let [event] = events.as_slice() else { panic!("{events:?}") };
+        assert_eq!(event.key.name, "network-changed");
+        assert_eq!(event.key.tag.as_deref(), Some("c7352cde-117d-4aa3-9307-70caa5bf3a76"));
+        assert_eq!((event.reported, event.instance.uuid.get()), (Reported::Completed, Some(&event.uuid)));
+    }
+
+    #[test]
+    fn an_event_about_no_instance_is_passed_over_and_what_is_no_event_is_refused() {
+        let (method, mut args) = fixture("external_instance_event");
+        args["instances"] = json!([]);
+        let request = decode(&method, args.clone(), "id".into(), RequestContext::admin(), false);
+        assert!(matches!(request, Ok(Request::Events(events)) if events.is_empty()));
+        args["events"] = json!([{"name": 1}]);
+        decode(&method, args, "id".into(), RequestContext::admin(), false).unwrap_err();
     }
 
     #[test]
