@@ -37,6 +37,8 @@ pub mod placement;
 pub mod program;
 /// What is known of each instance.
 pub mod records;
+/// What becomes of its instances when the agent starts.
+pub mod recovery;
 /// The bus and the socket: requests in, replies out.
 pub mod rpc;
 /// What systemd and signals say.

@@ -376,6 +376,9 @@ async fn lists_and_counters_name_every_domain(subject: &Subject) {
         let stats = all.iter().find(|stats| stats.instance_uuid == spec.uuid).unwrap();
         assert_eq!((stats.power_state, &stats.name), (Some(state), &spec.name));
     }
+    let states = hypervisor.power_states().await.unwrap();
+    assert_eq!(states.get(&on.uuid), Some(&PowerState::Running));
+    assert_eq!(states.get(&off.uuid), Some(&PowerState::Shutdown));
     let stats = hypervisor.stats(on.uuid).await.unwrap();
     assert_eq!((stats.instance_uuid, stats.power_state), (on.uuid, Some(PowerState::Running)));
     let host = hypervisor.host_info().await.unwrap();

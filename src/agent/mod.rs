@@ -39,6 +39,7 @@ use crate::workflow::sqlite::SqliteJournal;
 use connect::await_hypervisor;
 
 mod connect;
+pub mod network;
 mod options;
 mod periodics;
 mod standalone;

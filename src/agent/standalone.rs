@@ -23,6 +23,8 @@ pub(super) fn plane(config: &Config, connected: &Connected) -> Result<Plane, Age
         records: Arc::new(records.clone()),
         claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),
         scheduling: Arc::new(Unscheduled),
+        events: Arc::default(),
+        info_caches: Arc::default(),
         settings: Arc::new(settings(config, &connected.host, connected.guest_host.clone())?),
     };
     Ok(Plane { backends, history: Some(Arc::new(records)) })

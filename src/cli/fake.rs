@@ -110,7 +110,7 @@ impl FakeAgent {
         let message = || Instance::from_primitive(&request.args["instance"]).unwrap();
         match request.method {
             "list_instances" => {
-                let all = self.records.instances(&context).await.unwrap();
+                let all = self.records.instances(&context, &[]).await.unwrap();
                 Ok(all.iter().map(Instance::to_primitive).collect())
             }
             "show_instance" => self.show(request.args["instance"].as_str().unwrap()).await,

@@ -28,6 +28,7 @@ pub mod image_cache;
 pub mod keystoneauth;
 pub mod libvirt;
 pub mod neutron;
+pub mod os_vif_ovs;
 pub mod oslo_messaging_rabbit;
 pub mod placement;
 pub mod serial_console;
@@ -80,6 +81,7 @@ config! {
     image_cache: image_cache::ImageCache,
     libvirt: libvirt::Libvirt,
     neutron: neutron::Neutron,
+    os_vif_ovs: os_vif_ovs::OsVifOvs,
     oslo_messaging_rabbit: oslo_messaging_rabbit::OsloMessagingRabbit,
     placement: placement::Placement,
     serial_console: serial_console::SerialConsole,

@@ -2,11 +2,13 @@
 //! requests of a user's and wait in no queue: a build that is under way is who they are for.
 //! nova: compute/manager.py, external_instance_event
 
+use serde_json::Value;
 use tracing::{Instrument, debug, info, info_span, warn};
 use uuid::Uuid;
 
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
+use crate::model::fault::Fault;
 use crate::model::network::network_info_text;
 use crate::model::object::Instance;
 use crate::model::state::{TaskState, VmState};
@@ -55,8 +57,22 @@ fn tell(on: &Backends, event: &InstanceEvent) {
     info!(instance_uuid = %uuid, event = name, tag, vm_state, task_state, "an event for nobody");
 }
 
-/// Does what an event asks for.
-pub async fn work(on: &Backends, context: &RequestContext, event: InstanceEvent) {
+/// Does what events ask for, one after the other. What fails is logged: nobody waits for an answer.
+///
+/// # Errors
+/// None.
+pub async fn work_all(
+    on: &Backends,
+    context: &RequestContext,
+    events: Vec<InstanceEvent>,
+) -> Result<Value, Fault> {
+    for event in events {
+        work(on, context, event).await;
+    }
+    Ok(Value::Null)
+}
+
+async fn work(on: &Backends, context: &RequestContext, event: InstanceEvent) {
     let span = info_span!(
         "event",
         instance_uuid = %event.uuid,
@@ -133,4 +149,85 @@ async fn not_supported(
     on.records.record_fault(context, event.uuid, fault).await?;
     let failed = Some((message.as_str(), ""));
     Ok(on.records.event_finished(context, event.uuid, method, failed).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::Records;
+    use crate::records::history::History;
+    use crate::workflow::world::{UUID, World};
+
+    fn event(world: &World, name: &str, tag: &str) -> InstanceEvent {
+        InstanceEvent {
+            instance: world.records.all().pop().unwrap(),
+            uuid: UUID,
+            key: EventKey { name: name.to_owned(), tag: Some(tag.to_owned()) },
+            reported: Reported::Completed,
+        }
+    }
+
+    async fn report(world: &World, event: InstanceEvent) {
+        let on = world.backends();
+        let work = deliver(&on, vec![event]);
+        work_all(&on, &RequestContext::admin(), work).await.unwrap();
+    }
+
+    async fn recorded(world: &World) -> Vec<crate::network::Vif> {
+        let context = RequestContext::admin();
+        world.records.info_cache(&context, UUID).await.unwrap().unwrap().vifs().unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_at_once_and_nobody_else_is() {
+        let world = World::with_guest().await;
+        let on = world.backends();
+        let plugged = event(&world, "network-vif-plugged", "p");
+        on.events.expect(UUID, [plugged.key.clone()]);
+        let unknown = event(&world, "accelerator-request-bound", "a");
+        assert!(deliver(&on, vec![plugged.clone(), unknown]).is_empty(), "there is nothing to do");
+        assert_eq!(on.events.wait(UUID, &plugged.key).await, Some(Reported::Completed));
+    }
+
+    #[tokio::test]
+    async fn the_recorded_network_follows_what_has_changed() {
+        let world = World::with_guest().await;
+        let before = recorded(&world).await;
+        assert!(before[0].active);
+        // From now on the port is down.
+        world.network.report_plugs(|_, _| false);
+        report(&world, event(&world, "network-changed", &before[0].id.to_string())).await;
+        assert!(!recorded(&world).await[0].active);
+        for tag in ["no-port", ""] {
+            report(&world, event(&world, "network-changed", tag)).await;
+        }
+        world.network.fail_at("refresh");
+        report(&world, event(&world, "network-changed", &before[0].id.to_string())).await;
+        assert_eq!(recorded(&world).await.len(), 1, "a failure changes nothing");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_neutron_deleted_is_no_longer_on_record() {
+        let world = World::with_guest().await;
+        let port = recorded(&world).await[0].id.to_string();
+        report(&world, event(&world, "network-vif-deleted", "another")).await;
+        assert_eq!(recorded(&world).await.len(), 1);
+        report(&world, event(&world, "network-vif-deleted", &port)).await;
+        assert_eq!(recorded(&world).await, []);
+        assert!(world.network.plugged().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_supported_is_a_fault_and_a_failed_event() {
+        let world = World::with_guest().await;
+        for (name, method) in
+            [("volume-extended", "compute_extend_volume"), ("power-update", "compute_power_update")]
+        {
+            report(&world, event(&world, name, "x")).await;
+            let events = world.records.events(UUID).await.unwrap();
+            let told = events.iter().find(|event| event.event == method).unwrap();
+            assert!(told.failure.as_ref().is_some_and(|why| why.contains("not supported")));
+        }
+        assert_eq!(world.records.faults(UUID).await.unwrap().len(), 2);
+    }
 }

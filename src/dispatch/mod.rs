@@ -32,9 +32,12 @@ use crate::workflow::{Backends, StepError};
 
 pub mod admission;
 pub mod console;
+pub mod events;
+pub mod own;
 pub mod query;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use admission::{Admission, Refusal, RequestKind, admit};
 
@@ -347,12 +350,7 @@ impl Inner {
         let error = StepError::Panicked(text.to_owned());
         let head = record.head_mut();
         head.phase = Phase::Stuck;
-        head.failure = Some(Failure {
-            message: error.to_string(),
-            class: Class::Refused,
-            step: "-".to_owned(),
-            cancelled: false,
-        });
+        head.failure = Some(Failure::of(&error, "-".to_owned(), 0));
         // It is stuck already: what is left is to write that down and to tell the record.
         let journal = self.journal.as_ref();
         let told = AssertUnwindSafe(record.run(journal, &self.backends, running, controls));
@@ -516,8 +514,14 @@ impl Outcome {
             Self::Unrecorded(error) => Chain(error).to_string(),
             _ => return None,
         };
-        let step = "-".to_owned();
-        Some(Failure { message, class: Class::Refused, step, cancelled: false })
+        Some(Failure {
+            message,
+            class: Class::Refused,
+            step: "-".to_owned(),
+            cancelled: false,
+            number: 0,
+            fault: None,
+        })
     }
 
     /// The metrics' label.

@@ -24,19 +24,22 @@ use crate::workflow::suspend::Suspend;
 use crate::workflow::terminate::Terminate;
 use crate::workflow::world::{MemoryJournal, UUID, World, spawn, subject};
 
-fn dispatcher(world: &World, builds: usize) -> Dispatcher {
+pub(super) fn dispatcher(world: &World, builds: usize) -> Dispatcher {
     let journal = Arc::new(MemoryJournal::default());
     Dispatcher::new(world.backends(), journal, Arc::new(Metrics::new()), builds)
 }
 
-fn request<W: Workflow>(id: &str, workflow: W) -> AnyRecord
+pub(super) fn request<W: Workflow>(id: &str, workflow: W) -> AnyRecord
 where
     AnyRecord: From<Record<W>>,
 {
     Record::queued(id.to_owned(), UUID, RequestContext::admin(), workflow).into()
 }
 
-async fn submit(dispatcher: &Dispatcher, record: AnyRecord) -> oneshot::Receiver<Arc<Outcome>> {
+pub(super) async fn submit(
+    dispatcher: &Dispatcher,
+    record: AnyRecord,
+) -> oneshot::Receiver<Arc<Outcome>> {
     match dispatcher.submit(record).await.unwrap() {
         Submission::Accepted(outcome) => outcome,
         Submission::Duplicate(_) => panic!("taken for a redelivery"),
@@ -51,7 +54,7 @@ async fn redelivered(dispatcher: &Dispatcher, record: AnyRecord) -> Arc<Outcome>
     }
 }
 
-fn stop() -> PowerOff {
+pub(super) fn stop() -> PowerOff {
     PowerOff::new(subject(TaskState::PoweringOff, "stop_instance"), true)
 }
 

@@ -543,6 +543,13 @@ impl Hypervisor for FakeHypervisor {
         self.call("domains", |world| Ok(world.domains.values().map(info).collect())).await
     }
 
+    async fn power_states(&self) -> Result<BTreeMap<Uuid, PowerState>, HypervisorError> {
+        self.call("power_states", |world| {
+            Ok(world.domains.iter().map(|(uuid, domain)| (*uuid, domain.power_state)).collect())
+        })
+        .await
+    }
+
     async fn domain_xml(&self, uuid: Uuid, inactive: bool) -> Result<String, HypervisorError> {
         self.call("domain_xml", |world| {
             let domain = world.found(uuid)?;

@@ -3,7 +3,7 @@
 //! [`Hypervisor`] is the trait, `libvirt/` the real one, `fake.rs` one that keeps its world in
 //! memory. A domain is always named by its instance's UUID.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -173,6 +173,10 @@ pub trait Hypervisor: Send + Sync {
 
     /// Every domain of the host, running or not.
     async fn domains(&self) -> Result<Vec<DomainInfo>, HypervisorError>;
+
+    /// The power state of every domain, running or not, in one call to the hypervisor: those of
+    /// domains that aren't ours, too.
+    async fn power_states(&self) -> Result<BTreeMap<Uuid, PowerState>, HypervisorError>;
 
     /// The definition as XML: the next boot's (`inactive`), or the running one's.
     async fn domain_xml(&self, uuid: Uuid, inactive: bool) -> Result<String, HypervisorError>;

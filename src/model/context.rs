@@ -34,9 +34,11 @@ pub struct RequestContext {
 impl RequestContext {
     /// The context of work that nobody asked for: periodic tasks, recovery.
     pub fn admin() -> Self {
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6f").to_string();
         Self {
             request_id: Some(format!("req-{}", Uuid::new_v4())),
             is_admin: true,
+            rest: [("timestamp".to_owned(), Value::String(now))].into_iter().collect(),
             ..Self::default()
         }
     }

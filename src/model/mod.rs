@@ -3,6 +3,7 @@
 pub mod class;
 pub mod context;
 pub mod diagnostics;
+pub mod fault;
 pub mod image;
 pub mod network;
 pub mod object;

@@ -13,6 +13,9 @@
 //! nova: `oslo_service.periodic_task` and service.py, whose one thread runs all tasks in turn; here
 //! a slow one keeps no other waiting.
 
+pub mod lifecycle;
+pub mod power_rules;
+pub mod power_sync;
 pub mod scheduler;
 pub mod task;
 

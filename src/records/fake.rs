@@ -1,6 +1,8 @@
 //! Records in memory, by the same rules as `sqlite.rs`: for tests of the rooms above, and for an
 //! agent that keeps nothing. What is left at its end can be asked for, and a named call can fail.
 
+mod upkeep;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,9 +11,12 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::history::{History, RecordedEvent, RecordedFault, fault_message};
-use super::{Expected, InstanceFault, Records, RecordsError, rules};
+use super::{Expected, InstanceFault, InstancePart, Records, RecordsError, parts, rules};
 use crate::model::context::RequestContext;
-use crate::model::object::{BlockDeviceMapping, ConsoleAuthToken, Instance, VersionedObject};
+use crate::model::object::{
+    BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance, InstanceInfoCache,
+    VersionedObject,
+};
 use crate::model::time::Timestamp;
 
 /// Records that live as long as the process.
@@ -25,6 +30,8 @@ pub struct FakeRecords {
 struct State {
     instances: BTreeMap<Uuid, Instance>,
     last_id: i64,
+    disks: BTreeMap<Uuid, BlockDeviceMapping>,
+    last_disk: i64,
     events: BTreeMap<Uuid, Vec<RecordedEvent>>,
     faults: BTreeMap<Uuid, Vec<RecordedFault>>,
     fail_at: Option<String>,
@@ -107,7 +114,11 @@ impl Records for FakeRecords {
         Ok(self.enter("instance")?.live(uuid).ok().cloned())
     }
 
-    async fn instances(&self, _: &RequestContext) -> Result<Vec<Instance>, RecordsError> {
+    async fn instances(
+        &self,
+        _: &RequestContext,
+        _: &[InstancePart],
+    ) -> Result<Vec<Instance>, RecordsError> {
         let state = self.enter("instances")?;
         let ours = |record: &&Instance| {
             !rules::is_deleted(record) && record.host.value().is_none_or(|host| *host == self.host)
@@ -115,6 +126,23 @@ impl Records for FakeRecords {
         let mut found: Vec<_> = state.instances.values().filter(ours).cloned().collect();
         found.sort_by_key(|record| record.id.get().copied());
         Ok(found)
+    }
+
+    async fn load(
+        &self,
+        _: &RequestContext,
+        instance: &mut Instance,
+        wanted: &[InstancePart],
+    ) -> Result<(), RecordsError> {
+        let missing = parts::missing(instance, wanted);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let state = self.enter("load")?;
+        let uuid = rules::uuid_of(instance)?;
+        let record = state.instances.get(&uuid).ok_or(RecordsError::NotFound(uuid))?;
+        parts::fill(instance, record.clone(), &missing);
+        Ok(())
     }
 
     async fn save(
@@ -152,11 +180,72 @@ impl Records for FakeRecords {
         Ok(())
     }
 
+    async fn info_cache(
+        &self,
+        _: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<Option<InstanceInfoCache>, RecordsError> {
+        let state = self.enter("info_cache")?;
+        Ok(state.live(uuid).ok().and_then(|record| record.info_cache.value().cloned()))
+    }
+
+    async fn save_info_cache(
+        &self,
+        _: &RequestContext,
+        instance: &mut Instance,
+        network_info: String,
+    ) -> Result<(), RecordsError> {
+        let mut state = self.enter("save_info_cache")?;
+        let uuid = rules::uuid_of(instance)?;
+        let record = rules::connect(state.live(uuid)?, network_info, Timestamp::now())?;
+        instance.info_cache = record.info_cache.clone();
+        state.instances.insert(uuid, record);
+        Ok(())
+    }
+
+    async fn block_devices(
+        &self,
+        _: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<BlockDeviceMappingList, RecordsError> {
+        let state = self.enter("block_devices")?;
+        let of_it = |disk: &&BlockDeviceMapping| disk.instance_uuid.get() == Some(&uuid);
+        let mut disks: Vec<_> = state.disks.values().filter(of_it).cloned().collect();
+        disks.sort_by_key(|disk| disk.id.get().copied());
+        let mut list = BlockDeviceMappingList::from(disks);
+        list.reset_changes();
+        Ok(list)
+    }
+
     async fn save_block_device(
         &self,
         _: &RequestContext,
-        _: &mut BlockDeviceMapping,
+        disk: &mut BlockDeviceMapping,
     ) -> Result<(), RecordsError> {
+        let mut state = self.enter("save_block_device")?;
+        let uuid = rules::instance_of(disk)?;
+        state.live(uuid)?;
+        let record = disk.uuid.get().and_then(|uuid| state.disks.get(uuid));
+        let mut kept = rules::keep_disk(record, disk, Timestamp::now())?;
+        if record.is_none() {
+            state.last_disk += 1;
+            kept.id.load(Some(state.last_disk));
+        }
+        *disk = kept.clone();
+        state.disks.extend(kept.uuid.get().copied().map(|uuid| (uuid, kept)));
+        Ok(())
+    }
+
+    async fn destroy_block_device(
+        &self,
+        _: &RequestContext,
+        disk: &mut BlockDeviceMapping,
+    ) -> Result<(), RecordsError> {
+        let mut state = self.enter("destroy_block_device")?;
+        if let Some(uuid) = disk.uuid.get() {
+            state.disks.remove(uuid);
+        }
+        disk.deleted.load(Some(true));
         Ok(())
     }
 
@@ -266,9 +355,9 @@ mod tests {
         records.fail_at("instances");
         assert!(records.instance(&context, Uuid::nil()).await.is_ok());
         assert!(matches!(
-            records.instances(&context).await,
+            records.instances(&context, &[]).await,
             Err(RecordsError::Storage { message, .. }) if message == "told to fail at instances"
         ));
-        assert!(records.instances(&context).await.is_ok());
+        assert!(records.instances(&context, &[]).await.is_ok());
     }
 }

@@ -33,6 +33,16 @@ pub struct RecordedFault {
     pub created_at: Timestamp,
 }
 
+impl RecordedFault {
+    /// What went wrong, for whoever may read it all: where the message only names the exception's
+    /// class, the traceback ends with its words.
+    pub fn reason(&self) -> &str {
+        let words =
+            self.details.rsplit_once(&format!("{}: ", self.message)).map(|(_, words)| words);
+        words.map_or(self.message.as_str(), str::trim_end)
+    }
+}
+
 /// The records' second face: read-only, for the commands. Both lists are oldest first, and empty
 /// for an instance that is not on record; those of a deleted instance stay.
 #[async_trait]
@@ -50,6 +60,20 @@ pub(super) fn fault_message(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_is_the_message_or_the_end_of_the_traceback() {
+        let fault = |message: &str, details: &str| {
+            let (message, details) = (message.to_owned(), details.to_owned());
+            RecordedFault { code: 500, message, details, created_at: Timestamp::from_second(0) }
+        };
+        let trace = "Traceback (most recent call last):\n  File \"x\", line 1, in y\n";
+        let libvirt = fault("libvirtError", &format!("{trace}libvirt.libvirtError: no\nmemory\n"));
+        assert_eq!(libvirt.reason(), "no\nmemory");
+        let own = fault("No disk", &format!("{trace}nova.exception.DiskNotFound: No disk\n"));
+        assert_eq!(own.reason(), "No disk");
+        assert_eq!(fault("No disk", "").reason(), "No disk");
+    }
 
     #[test]
     fn a_long_fault_is_cut_between_characters() {

@@ -1,12 +1,15 @@
 //! Instance records: what is known of each instance, and what happened to it.
 //!
-//! In nova mode nova-conductor keeps them; in standalone mode `sqlite.rs` does. The record is the
+//! In nova mode nova-conductor keeps them (`conductor/`); in standalone mode `sqlite.rs` does. The record is the
 //! truth about `vm_state` and `task_state`; a message carries a copy that may be old.
 
+pub mod conductor;
 pub mod fake;
 pub mod history;
+mod parts;
 mod rules;
 pub mod sqlite;
+pub mod upkeep;
 
 use std::time::Duration;
 
@@ -15,8 +18,13 @@ use uuid::Uuid;
 
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
-use crate::model::object::{BlockDeviceMapping, ConsoleAuthToken, Instance, ObjectError};
+use crate::model::object::{
+    BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance, InstanceInfoCache,
+    ObjectError,
+};
 use crate::model::state::TaskState;
+pub use conductor::ConductorError;
+pub use parts::InstancePart;
 
 /// The task states in which a save may go through; anything else means that somebody else has
 /// changed the instance meanwhile. nova: `expected_task_state`.
@@ -49,16 +57,30 @@ pub trait Records: Send + Sync {
         instance: Instance,
     ) -> Result<Instance, RecordsError>;
 
-    /// The instance as it is on record; `None` when it isn't, or is deleted.
+    /// The instance as it is on record, with all that starting its domain needs
+    /// ([`InstancePart::FOR_GUEST`]); `None` when it isn't, or is deleted.
     async fn instance(
         &self,
         context: &RequestContext,
         uuid: Uuid,
     ) -> Result<Option<Instance>, RecordsError>;
 
-    /// Every instance of this host that isn't deleted. Standalone: one whose build failed has no
-    /// host, and is this one's all the same.
-    async fn instances(&self, context: &RequestContext) -> Result<Vec<Instance>, RecordsError>;
+    /// Every instance of this host that isn't deleted, with these parts at least. Standalone: one
+    /// whose build failed has no host, and is this one's all the same.
+    async fn instances(
+        &self,
+        context: &RequestContext,
+        parts: &[InstancePart],
+    ) -> Result<Vec<Instance>, RecordsError>;
+
+    /// Reads those of the parts that `instance` doesn't have; its own stay as they are. A message
+    /// has what its sender happened to have read. Nothing is asked when nothing is missing.
+    async fn load(
+        &self,
+        context: &RequestContext,
+        instance: &mut Instance,
+        parts: &[InstancePart],
+    ) -> Result<(), RecordsError>;
 
     /// Writes the changed fields, if the record's task state is one of `expected`, and marks them
     /// as saved. A repeat with nothing changed is a success.
@@ -76,12 +98,43 @@ pub trait Records: Send + Sync {
         instance: &mut Instance,
     ) -> Result<(), RecordsError>;
 
-    /// Writes the changed fields of one of the instance's block device mappings; one without an id
-    /// isn't on record, and stays so. Standalone mode keeps none.
+    /// The instance's network as it was recorded last; `None` when there is none. Others may have
+    /// recorded it since `instance` was read.
+    async fn info_cache(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<Option<InstanceInfoCache>, RecordsError>;
+
+    /// Records the instance's network, and puts it into `instance`. `network_info` is JSON text.
+    /// nova: network/neutron.py, update_instance_cache_with_nw_info
+    async fn save_info_cache(
+        &self,
+        context: &RequestContext,
+        instance: &mut Instance,
+        network_info: String,
+    ) -> Result<(), RecordsError>;
+
+    /// The instance's disks; none for an instance without.
+    async fn block_devices(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<BlockDeviceMappingList, RecordsError>;
+
+    /// Writes what has changed of a disk, and marks it as saved. Standalone: one that isn't on
+    /// record is added, and gets a uuid when it has none.
     async fn save_block_device(
         &self,
         context: &RequestContext,
-        device: &mut BlockDeviceMapping,
+        disk: &mut BlockDeviceMapping,
+    ) -> Result<(), RecordsError>;
+
+    /// Takes a disk off the record; absent is success.
+    async fn destroy_block_device(
+        &self,
+        context: &RequestContext,
+        disk: &mut BlockDeviceMapping,
     ) -> Result<(), RecordsError>;
 
     /// Records the right to open a console, for `ttl`, and writes its token into it. Standalone mode
@@ -100,7 +153,8 @@ pub trait Records: Send + Sync {
         uuid: Uuid,
     ) -> Result<(), RecordsError>;
 
-    /// Records that an event of an instance's action began. `event` is `compute_<method>`.
+    /// Records that an event of an instance's action began. `event` is `compute_<method>`. A repeat
+    /// within one request is the same event.
     async fn event_started(
         &self,
         context: &RequestContext,
@@ -140,6 +194,8 @@ pub enum RecordsError {
     Clash { uuid: Uuid, what: String },
     #[error("the instance can't be recorded")]
     Object(#[from] ObjectError),
+    #[error(transparent)]
+    Conductor(#[from] ConductorError),
     #[error("the instance records can't be {operation}: {message}")]
     Storage { operation: &'static str, message: String },
 }
@@ -150,6 +206,7 @@ impl RecordsError {
             Self::NotFound(_) => Class::Absent,
             Self::UnexpectedTaskState { .. } | Self::Deleting(_) => Class::Refused,
             Self::Clash { .. } | Self::Object(_) => Class::Refused,
+            Self::Conductor(error) => error.class(),
             Self::Storage { .. } => Class::Transient,
         }
     }

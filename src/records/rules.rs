@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{Expected, RecordsError};
-use crate::model::object::{Instance, ObjectError, VersionedObject};
+use crate::model::object::{BlockDeviceMapping, Instance, ObjectError, VersionedObject};
 use crate::model::state::{TaskState, VmState};
 use crate::model::time::Timestamp;
 
@@ -99,26 +99,75 @@ pub(super) fn check(record: &Instance, expected: &Expected) -> Result<(), Record
     Err(RecordsError::UnexpectedTaskState { uuid, expected, found: name(&found).to_owned() })
 }
 
-/// The record with the changed fields of `instance`, unknown ones included. `id` and `uuid` name
-/// the record and never change.
+/// The record with the changed fields of `instance`, unknown ones included.
 pub(super) fn merge(
     record: &Instance,
     instance: &Instance,
     now: Timestamp,
 ) -> Result<Instance, ObjectError> {
+    let mut merged = merge_changes(record, instance)?;
+    merged.updated_at.load(Some(Some(now)));
+    Ok(merged)
+}
+
+/// The record with the changed fields of `object`, and nothing left to save. `id` and `uuid` name
+/// the record and never change.
+pub(super) fn merge_changes<T: VersionedObject>(record: &T, object: &T) -> Result<T, ObjectError> {
     let mut primitive = record.to_primitive();
-    let changed = instance.to_primitive();
+    let changed = object.to_primitive();
     let (Some(into), Some(from)) = (data_mut(&mut primitive), data(&changed)) else {
         return Err(ObjectError::wrong_type("an object with data", &primitive));
     };
-    for name in instance.what_changed() {
+    for name in object.what_changed() {
         if let (false, Some(value)) = (name == "id" || name == "uuid", from.get(&name)) {
             into.insert(name, value.clone());
         }
     }
-    let mut merged = Instance::from_primitive(&primitive)?;
-    merged.updated_at.load(Some(Some(now)));
-    saved(&merged)
+    saved(&T::from_primitive(&primitive)?)
+}
+
+/// The record of an instance whose network has become known.
+pub(super) fn connect(
+    record: &Instance,
+    network_info: String,
+    now: Timestamp,
+) -> Result<Instance, ObjectError> {
+    let mut cache = record.info_cache.value().cloned().unwrap_or_default();
+    cache.instance_uuid.load(record.uuid.get().copied());
+    cache.network_info.load(Some(Some(network_info)));
+    cache.updated_at.load(Some(Some(now)));
+    let mut record = record.clone();
+    record.info_cache.load(Some(Some(cache)));
+    saved(&record)
+}
+
+/// The record of a disk that was saved: with its changes, or as a new one.
+pub(super) fn keep_disk(
+    record: Option<&BlockDeviceMapping>,
+    disk: &BlockDeviceMapping,
+    now: Timestamp,
+) -> Result<BlockDeviceMapping, ObjectError> {
+    let mut kept = match record {
+        Some(record) => merge_changes(record, disk)?,
+        None => saved(disk)?,
+    };
+    // It is read with its instance, or without.
+    kept.instance.load(None);
+    if !kept.uuid.is_set() {
+        kept.uuid.load(Some(Uuid::new_v4()));
+    }
+    match record {
+        Some(_) => kept.updated_at.load(Some(Some(now))),
+        None => kept.created_at.load(Some(Some(now))),
+    }
+    kept.deleted.load(Some(false));
+    Ok(kept)
+}
+
+/// The instance that a disk is of.
+pub(super) fn instance_of(disk: &BlockDeviceMapping) -> Result<Uuid, ObjectError> {
+    let missing = ObjectError::Missing { class: "BlockDeviceMapping", field: "instance_uuid" };
+    disk.instance_uuid.get().copied().ok_or(missing)
 }
 
 /// The record of a deleted instance.
@@ -133,14 +182,14 @@ pub(super) fn is_deleted(record: &Instance) -> bool {
     record.deleted.get() == Some(&true)
 }
 
-/// The instance without unsaved changes, also in the objects inside it.
-fn saved(instance: &Instance) -> Result<Instance, ObjectError> {
-    let mut primitive = instance.to_primitive();
+/// The object without unsaved changes, also in the objects inside it.
+fn saved<T: VersionedObject>(object: &T) -> Result<T, ObjectError> {
+    let mut primitive = object.to_primitive();
     forget_changes(&mut primitive);
-    Instance::from_primitive(&primitive)
+    T::from_primitive(&primitive)
 }
 
-fn forget_changes(value: &mut Value) {
+pub(super) fn forget_changes(value: &mut Value) {
     match value {
         Value::Object(map) => {
             if map.contains_key("nova_object.name") {

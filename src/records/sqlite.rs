@@ -4,24 +4,28 @@
 //! beside it are computed from that text and can't disagree with it. User data is in there too,
 //! so the file is its owner's alone (mode 0600). A write has reached the disk when its call returns.
 
+mod disks;
 mod file;
+mod history;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use tracing::warn;
 use uuid::Uuid;
 
 pub use self::file::OpenError;
 use self::file::{check_format, make_private};
-use super::history::{History, RecordedEvent, RecordedFault, fault_message};
-use super::{Expected, InstanceFault, Records, RecordsError, rules};
+use super::history::fault_message;
+use super::{Expected, InstanceFault, InstancePart, Records, RecordsError, parts, rules};
 use crate::model::context::RequestContext;
 use crate::model::object::{
-    BlockDeviceMapping, ConsoleAuthToken, Instance, ObjectError, VersionedObject,
+    BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance, InstanceInfoCache,
+    ObjectError, VersionedObject,
 };
 use crate::model::time::Timestamp;
 
@@ -177,11 +181,14 @@ impl Records for SqliteRecords {
         _: &RequestContext,
         uuid: Uuid,
     ) -> Result<Option<Instance>, RecordsError> {
-        self.run("read", move |db| Ok(find(db, uuid)?.filter(|record| !rules::is_deleted(record))))
-            .await
+        self.run("read", move |db| live(db, uuid)).await
     }
 
-    async fn instances(&self, _: &RequestContext) -> Result<Vec<Instance>, RecordsError> {
+    async fn instances(
+        &self,
+        _: &RequestContext,
+        _: &[InstancePart],
+    ) -> Result<Vec<Instance>, RecordsError> {
         let host = self.host.clone();
         self.run("read", move |db| {
             let mut statement = db.prepare_cached(
@@ -191,6 +198,22 @@ impl Records for SqliteRecords {
             rows.map(|text| decode(&text?)).collect()
         })
         .await
+    }
+
+    async fn load(
+        &self,
+        _: &RequestContext,
+        instance: &mut Instance,
+        wanted: &[InstancePart],
+    ) -> Result<(), RecordsError> {
+        let missing = parts::missing(instance, wanted);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let uuid = rules::uuid_of(instance)?;
+        let record = self.run("read", move |db| find(db, uuid)).await?;
+        parts::fill(instance, record.ok_or(RecordsError::NotFound(uuid))?, &missing);
+        Ok(())
     }
 
     /// Afterwards `instance` is the record as it is now, with what others have changed.
@@ -203,8 +226,7 @@ impl Records for SqliteRecords {
         let changed = instance.clone();
         let saved = self.run("written", move |db| {
             let uuid = rules::uuid_of(&changed)?;
-            let record = find(db, uuid)?.filter(|record| !rules::is_deleted(record));
-            let record = record.ok_or(RecordsError::NotFound(uuid))?;
+            let record = live(db, uuid)?.ok_or(RecordsError::NotFound(uuid))?;
             if changed.what_changed().is_empty() {
                 return Ok(None);
             }
@@ -239,12 +261,59 @@ impl Records for SqliteRecords {
         Ok(())
     }
 
-    /// A repeat within one request keeps the first start and opens the event again.
+    async fn info_cache(
+        &self,
+        _: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<Option<InstanceInfoCache>, RecordsError> {
+        let record = self.run("read", move |db| live(db, uuid)).await?;
+        Ok(record.and_then(|record| record.info_cache.value().cloned()))
+    }
+
+    async fn save_info_cache(
+        &self,
+        _: &RequestContext,
+        instance: &mut Instance,
+        network_info: String,
+    ) -> Result<(), RecordsError> {
+        let uuid = rules::uuid_of(instance)?;
+        let connected = self.run("written", move |db| {
+            let record = live(db, uuid)?.ok_or(RecordsError::NotFound(uuid))?;
+            let record = rules::connect(&record, network_info, Timestamp::now())?;
+            write(db, uuid, &record)?;
+            Ok(record.info_cache)
+        });
+        instance.info_cache = connected.await?;
+        Ok(())
+    }
+
+    async fn block_devices(
+        &self,
+        _: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<BlockDeviceMappingList, RecordsError> {
+        self.run("read", move |db| disks::of_instance(db, uuid)).await
+    }
+
     async fn save_block_device(
         &self,
         _: &RequestContext,
-        _: &mut BlockDeviceMapping,
+        disk: &mut BlockDeviceMapping,
     ) -> Result<(), RecordsError> {
+        let changed = disk.clone();
+        *disk = self.run("written", move |db| disks::save(db, &changed)).await?;
+        Ok(())
+    }
+
+    async fn destroy_block_device(
+        &self,
+        _: &RequestContext,
+        disk: &mut BlockDeviceMapping,
+    ) -> Result<(), RecordsError> {
+        if let Some(uuid) = disk.uuid.get().copied() {
+            self.run("written", move |db| disks::remove(db, uuid)).await?;
+        }
+        disk.deleted.load(Some(true));
         Ok(())
     }
 
@@ -344,57 +413,16 @@ impl Records for SqliteRecords {
     }
 }
 
-#[async_trait]
-impl History for SqliteRecords {
-    async fn events(&self, uuid: Uuid) -> Result<Vec<RecordedEvent>, RecordsError> {
-        self.run("read", move |db| {
-            let mut statement = db.prepare_cached(
-                "SELECT event, request_id, started_at, finished_at, failure, details
-                 FROM events WHERE instance_uuid = ?1 ORDER BY id",
-            )?;
-            let event = |row: &Row<'_>| {
-                Ok(RecordedEvent {
-                    event: row.get(0)?,
-                    request_id: row.get(1)?,
-                    started_at: Timestamp::from_second(row.get(2)?),
-                    finished_at: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_second),
-                    failure: row.get(4)?,
-                    details: row.get(5)?,
-                })
-            };
-            let rows = statement.query_map([uuid.to_string()], event)?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
-        .await
-    }
-
-    async fn faults(&self, uuid: Uuid) -> Result<Vec<RecordedFault>, RecordsError> {
-        self.run("read", move |db| {
-            let mut statement = db.prepare_cached(
-                "SELECT code, message, details, created_at
-                 FROM faults WHERE instance_uuid = ?1 ORDER BY id",
-            )?;
-            let fault = |row: &Row<'_>| {
-                Ok(RecordedFault {
-                    code: row.get(0)?,
-                    message: row.get(1)?,
-                    details: row.get(2)?,
-                    created_at: Timestamp::from_second(row.get(3)?),
-                })
-            };
-            let rows = statement.query_map([uuid.to_string()], fault)?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
-        .await
-    }
+fn decode(text: &str) -> Result<Instance, Trouble> {
+    let primitive =
+        serde_json::from_str(text).map_err(|error| unreadable("an instance", &error))?;
+    Ok(Instance::from_primitive(&primitive)?)
 }
 
-fn decode(text: &str) -> Result<Instance, Trouble> {
-    let primitive = serde_json::from_str(text).map_err(|error| RecordsError::Storage {
-        operation: "read",
-        message: format!("an instance is not JSON at column {}", error.column()),
-    })?;
-    Ok(Instance::from_primitive(&primitive)?)
+/// Says where, not what: it may hold secrets.
+fn unreadable(what: &'static str, error: &serde_json::Error) -> RecordsError {
+    let message = format!("{what} is not JSON at column {}", error.column());
+    RecordsError::Storage { operation: "read", message }
 }
 
 /// The record of `uuid`, deleted or not.
@@ -402,6 +430,11 @@ fn find(db: &Transaction<'_>, uuid: Uuid) -> Result<Option<Instance>, Trouble> {
     let mut statement = db.prepare_cached("SELECT instance FROM instances WHERE uuid = ?1")?;
     let text = statement.query_row([uuid.to_string()], |row| row.get::<_, String>(0)).optional()?;
     text.as_deref().map(decode).transpose()
+}
+
+/// The record of `uuid`, unless it is deleted.
+fn live(db: &Transaction<'_>, uuid: Uuid) -> Result<Option<Instance>, Trouble> {
+    Ok(find(db, uuid)?.filter(|record| !rules::is_deleted(record)))
 }
 
 fn write(db: &Transaction<'_>, uuid: Uuid, record: &Instance) -> Result<(), Trouble> {

@@ -6,54 +6,19 @@
 //!
 //! oslo.messaging: _drivers/common.py, serialize_remote_exception
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::{Map, Value, json};
 
+pub use crate::model::fault::Fault;
+use crate::model::fault::{BUILTINS, NOVA};
+
 /// What a rebuilt exception's class is called; stripped before it travels on.
 const REBUILT: &str = "_Remote";
 
-const NOVA: &str = "nova.exception";
-const BUILTINS: &str = "builtins";
 const DISPATCHER: &str = "oslo_messaging.rpc.dispatcher";
 
-/// An exception for the caller to raise.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Fault {
-    pub class: Cow<'static, str>,
-    pub module: Cow<'static, str>,
-    pub message: String,
-    /// A `NovaException`'s format arguments, and its `code`. Boxed: a fault is the error half of
-    /// many small results.
-    pub kwargs: Box<Map<String, Value>>,
-}
-
 impl Fault {
-    /// A class of `nova.exception`.
-    pub fn nova(class: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self::new(class, NOVA, message)
-    }
-
-    /// A class that Python itself has, such as `TypeError`.
-    pub fn builtin(class: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self::new(class, BUILTINS, message)
-    }
-
-    /// A class of any module. The caller sees a `RemoteError` unless it allows the module.
-    pub fn new(
-        class: impl Into<Cow<'static, str>>,
-        module: impl Into<Cow<'static, str>>,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            class: class.into(),
-            module: module.into(),
-            message: message.into(),
-            kwargs: Box::default(),
-        }
-    }
-
     /// No endpoint of a fitting version has the method.
     pub fn no_such_method(method: &str) -> Self {
         Self::new(
@@ -72,12 +37,6 @@ impl Fault {
         )
     }
 
-    /// Adds a keyword argument of the exception's constructor.
-    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.kwargs.insert(name.to_owned(), value.into());
-        self
-    }
-
     /// The text that a reply's `failure` holds: JSON within JSON.
     pub fn to_wire(&self) -> String {
         // Python builtins take no keywords; the caller could not build them.
@@ -92,12 +51,6 @@ impl Fault {
             "kwargs": kwargs,
         })
         .to_string()
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.class, self.message)
     }
 }
 

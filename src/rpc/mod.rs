@@ -11,6 +11,7 @@
 
 pub mod amqp;
 pub mod bus;
+pub mod caller;
 pub mod client;
 pub mod counters;
 mod declare;
@@ -25,7 +26,7 @@ mod intake;
 mod line;
 mod link;
 pub mod local;
-mod network_fault;
+mod network_arguments;
 pub mod notify;
 pub mod operator;
 pub mod options;

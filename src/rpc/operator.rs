@@ -9,13 +9,13 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::failure::Fault;
-use super::reply::{journal_fault, query_fault, records_fault};
+use super::reply::journal_fault;
 use crate::dispatch::Dispatcher;
-use crate::dispatch::query::QueryError;
-use crate::hypervisor::{DomainInfo, HypervisorError};
+use crate::hypervisor::DomainInfo;
 use crate::model::context::RequestContext;
 use crate::model::object::{Instance, VersionedObject};
 use crate::records::history::{History, RecordedEvent, RecordedFault};
+use crate::workflow::exception::{hypervisor_fault, object_fault, records_fault};
 use crate::workflow::interfaces::known_vifs;
 
 /// The namespace and version of these methods.
@@ -61,13 +61,16 @@ impl Operator {
 
     async fn instances(&self) -> Result<Vec<Instance>, Fault> {
         let records = &self.dispatcher.backends().records;
-        records.instances(&RequestContext::admin()).await.map_err(|error| records_fault(&error))
+        records
+            .instances(&RequestContext::admin(), &[])
+            .await
+            .map_err(|error| records_fault(&error))
     }
 
     async fn list_instances(&self) -> Result<Value, Fault> {
         let instances = self.instances().await?;
         let domains = self.dispatcher.backends().hypervisor.domains().await;
-        let domains = domains.map_err(hypervisor_fault)?;
+        let domains = domains.map_err(|error| hypervisor_fault(&error))?;
         let row = |instance: &Instance| {
             let uuid = instance.uuid().ok();
             let domain = domains.iter().find(|domain| Some(domain.instance_uuid) == uuid);
@@ -107,9 +110,9 @@ impl Operator {
 
     async fn show_instance(&self, asked: &str) -> Result<Value, Fault> {
         let mut instance = self.find(asked).await?;
-        let uuid = instance.uuid().map_err(|error| super::reply::object_fault(&error))?;
+        let uuid = instance.uuid().map_err(|error| object_fault(&error))?;
         let on = self.dispatcher.backends();
-        let domain = on.hypervisor.domain(uuid).await.map_err(hypervisor_fault)?;
+        let domain = on.hypervisor.domain(uuid).await.map_err(|error| hypervisor_fault(&error))?;
         let running = domain.as_ref().is_some_and(|domain| domain.id.is_some());
         let consoles = match running {
             true => on.hypervisor.console_endpoints(uuid).await.unwrap_or_default(),
@@ -142,8 +145,8 @@ impl Operator {
 
     async fn show_node(&self) -> Result<Value, Fault> {
         let on = self.dispatcher.backends();
-        let host = on.hypervisor.host_info().await.map_err(hypervisor_fault)?;
-        let domains = on.hypervisor.domains().await.map_err(hypervisor_fault)?;
+        let host = on.hypervisor.host_info().await.map_err(|error| hypervisor_fault(&error))?;
+        let domains = on.hypervisor.domains().await.map_err(|error| hypervisor_fault(&error))?;
         let instances = self.instances().await?;
         let sum = |value: fn(&crate::model::object::Flavor) -> Option<i64>| -> i64 {
             instances.iter().filter_map(|i| i.flavor.get().and_then(value)).sum()
@@ -178,7 +181,7 @@ impl Operator {
 fn shown_fault(fault: &RecordedFault) -> Value {
     json!({
         "code": fault.code,
-        "message": fault.message,
+        "message": fault.reason(),
         "details": fault.details,
         "created_at": fault.created_at.to_string(),
     })
@@ -213,8 +216,4 @@ fn interface(vif: &crate::network::Vif) -> Value {
         "type": vif.vif_type,
         "network": vif.network.as_ref().and_then(|network| network.label.clone()),
     })
-}
-
-fn hypervisor_fault(error: HypervisorError) -> Fault {
-    query_fault(&QueryError::Hypervisor(error))
 }

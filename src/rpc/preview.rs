@@ -5,13 +5,13 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::failure::Fault;
-use super::reply::step_fault;
 use super::request::{Request, decode};
 use crate::hypervisor::libvirt::xml::domain_xml;
 use crate::model::context::RequestContext;
 use crate::network::Network;
 use crate::workflow::Settings;
 use crate::workflow::any::AnyRecord;
+use crate::workflow::exception::step_fault;
 
 /// The XML of the domain, with the paths that the build would use.
 ///

@@ -1,33 +1,27 @@
 //! A message's method and arguments, to a typed request. nova: compute/rpcapi.py, compute/manager.py
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::failure::Fault;
 use super::image_argument;
-use super::reply::object_fault;
+use super::network_arguments;
 use crate::dispatch::events::InstanceEvent;
 use crate::dispatch::query::{GuestFacts, Tail};
 use crate::model::context::RequestContext;
 use crate::model::object::codec::FieldType;
-use crate::model::object::{
-    BlockDeviceMappingList, Instance, InstanceExternalEvent, NetworkRequestList, RequestGroup,
-    SchedulerLimits,
-};
+use crate::model::object::{BlockDeviceMappingList, Instance, SchedulerLimits};
 use crate::model::secret::Secret;
-use crate::network::{RequestedNetwork, Wanted};
 use crate::workflow::any::AnyRecord;
 use crate::workflow::engine::Workflow;
-use crate::workflow::external_events::{EventKey, Reported};
+use crate::workflow::exception::object_fault;
 use crate::workflow::instance::Subject;
 use crate::workflow::journal::Record;
 use crate::workflow::pause::Pause;
 use crate::workflow::power_off::PowerOff;
 use crate::workflow::power_on::PowerOn;
 use crate::workflow::reboot::{Kind, Reboot};
-use crate::workflow::reschedule::BuildArguments;
+use crate::workflow::reschedule::{BuildArguments, METHOD};
 use crate::workflow::resume::Resume;
 use crate::workflow::spawn::{Build, Spawn};
 use crate::workflow::suspend::Suspend;
@@ -212,7 +206,7 @@ pub fn decode(
         "unpause_instance" => message.change(Unpause::new),
         "suspend_instance" => message.change(Suspend::new),
         "resume_instance" => message.change(Resume::new),
-        "external_instance_event" => decode_events(message.args).map(Request::Events),
+        "external_instance_event" => network_arguments::events(message.args).map(Request::Events),
         _ => decode_question(name, message.args).map(Request::Ask),
     }
 }
@@ -271,29 +265,6 @@ fn facts(instance: &Instance) -> GuestFacts {
     }
 }
 
-/// Events with the instances that they are about. One about no instance of the message is passed
-/// over. nova: compute/manager.py, external_instance_event
-fn decode_events(mut args: Map<String, Value>) -> Result<Vec<InstanceEvent>, Fault> {
-    let instances: Vec<Instance> = take(&mut args, "instances")?;
-    let events: Vec<InstanceExternalEvent> = take(&mut args, "events")?;
-    let read = |event: &InstanceExternalEvent| {
-        let uuid = *event.instance_uuid.get()?;
-        let instance = instances.iter().find(|instance| instance.uuid.get() == Some(&uuid))?;
-        let (name, tag) = (event.name.get()?.clone(), event.tag.value().cloned());
-        let reported = match event.status.get().map(String::as_str) {
-            Some("completed") => Reported::Completed,
-            _ => Reported::Failed,
-        };
-        Some(InstanceEvent {
-            instance: instance.clone(),
-            uuid,
-            key: EventKey { name, tag },
-            reported,
-        })
-    };
-    Ok(events.iter().filter_map(read).collect())
-}
-
 fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault> {
     let Message { mut args, id, context, .. } = message;
     let instance: Instance = take(&mut args, "instance")?;
@@ -301,7 +272,7 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
     let arguments = BuildArguments::of(&args);
     let image = args.remove("image").unwrap_or(Value::Null);
     let image = image_argument::read(&image, from_root)?;
-    let networks: Option<NetworkRequestList> = take_optional(&mut args, "requested_networks")?;
+    let wanted = network_arguments::wanted(&mut args)?;
     let mapping: Option<BlockDeviceMappingList> = take_optional(&mut args, "block_device_mapping")?;
     let limits = limits(&mut args)?;
     let build = Build {
@@ -309,19 +280,14 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
         image: image.request,
         kernel: image.kernel,
         ramdisk: image.ramdisk,
-        wanted: Wanted {
-            networks: networks.map(requested).unwrap_or_default(),
-            security_groups: security_groups(args.get("security_groups")),
-            providers: providers(args.get("request_spec"))?,
-            besides: Vec::new(),
-        },
+        wanted,
         admin_password: args.get("admin_password").and_then(Value::as_str).map(Secret::new),
         injected_files: injected_files(args.get("injected_files"))?,
         block_devices: mapping.map(|list| list.items().to_vec()).unwrap_or_default(),
         limits,
         arguments,
     };
-    let subject = Subject::new(instance, "_do_build_and_run_instance");
+    let subject = Subject::new(instance, METHOD);
     let spawn = Spawn::new(subject, build);
     Ok(Request::Change(Record::queued(id, uuid, context, spawn).into()))
 }
@@ -332,41 +298,6 @@ fn limits(args: &mut Map<String, Value>) -> Result<Option<SchedulerLimits>, Faul
         Some(Value::Object(all)) if all.is_empty() => Ok(None),
         _ => take_optional(args, "limits"),
     }
-}
-
-fn requested(list: NetworkRequestList) -> Vec<RequestedNetwork> {
-    let all = list.objects.get().map(Vec::as_slice).unwrap_or_default();
-    let read = |request: &crate::model::object::NetworkRequest| RequestedNetwork {
-        network_id: request.network_id.value().cloned(),
-        port_id: request.port_id.value().copied(),
-        address: request.address.value().cloned(),
-        tag: request.tag.value().cloned(),
-        has_device: request.pci_request_id.value().is_some() || request.arq_uuid.value().is_some(),
-    };
-    all.iter().map(read).collect()
-}
-
-/// nova-api sends names and ids alike.
-fn security_groups(value: Option<&Value>) -> Vec<String> {
-    let groups = value.and_then(Value::as_array).into_iter().flatten();
-    groups.filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
-/// Which resource providers serve which requester, a port say. Only this part of the request
-/// specification is read here. nova: objects/request_spec.py, get_request_group_mapping
-fn providers(spec: Option<&Value>) -> Result<BTreeMap<String, Vec<Uuid>>, Fault> {
-    let groups = spec.and_then(|spec| spec.pointer("/nova_object.data/requested_resources"));
-    let groups = groups.and_then(Value::as_array).into_iter().flatten();
-    let mut providers = BTreeMap::new();
-    for group in groups {
-        let group = RequestGroup::decode(group).map_err(|error| object_fault(&error))?;
-        if let (Some(requester), Some(uuids)) =
-            (group.requester_id.value(), group.provider_uuids.get())
-        {
-            providers.insert(requester.clone(), uuids.clone());
-        }
-    }
-    Ok(providers)
 }
 
 fn injected_files(value: Option<&Value>) -> Result<Vec<(String, Secret)>, Fault> {
@@ -409,12 +340,12 @@ fn check_arguments(method: &Method, args: &Map<String, Value>) -> Result<(), Fau
     }
 }
 
-fn take<T: FieldType>(args: &mut Map<String, Value>, name: &str) -> Result<T, Fault> {
+pub(super) fn take<T: FieldType>(args: &mut Map<String, Value>, name: &str) -> Result<T, Fault> {
     let value = args.remove(name).unwrap_or(Value::Null);
     T::decode(&value).map_err(|error| object_fault(&error.within(name)))
 }
 
-fn take_optional<T: FieldType>(
+pub(super) fn take_optional<T: FieldType>(
     args: &mut Map<String, Value>,
     name: &str,
 ) -> Result<Option<T>, Fault> {
@@ -482,27 +413,6 @@ mod tests {
                 other => panic!("{name}: {other:?}"),
             }
         }
-    }
-
-    #[test]
-    fn recorded_events_are_events() {
-        let (method, args) = fixture("external_instance_event");
-        let request = decode(&method, args, "id".into(), RequestContext::admin(), false);
-        let Ok(Request::Events(events)) = request else { panic!("{request:?}") };
-        let [event] = events.as_slice() else { panic!("{events:?}") };
-        assert_eq!(event.key.name, "network-changed");
-        assert_eq!(event.key.tag.as_deref(), Some("c7352cde-117d-4aa3-9307-70caa5bf3a76"));
-        assert_eq!((event.reported, event.instance.uuid.get()), (Reported::Completed, Some(&event.uuid)));
-    }
-
-    #[test]
-    fn an_event_about_no_instance_is_passed_over_and_what_is_no_event_is_refused() {
-        let (method, mut args) = fixture("external_instance_event");
-        args["instances"] = json!([]);
-        let request = decode(&method, args.clone(), "id".into(), RequestContext::admin(), false);
-        assert!(matches!(request, Ok(Request::Events(events)) if events.is_empty()));
-        args["events"] = json!([{"name": 1}]);
-        decode(&method, args, "id".into(), RequestContext::admin(), false).unwrap_err();
     }
 
     #[test]

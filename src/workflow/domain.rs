@@ -69,7 +69,7 @@ pub async fn definition(instance: &Instance, on: &Backends) -> Result<DomainSpec
     let uuid = instance.uuid()?;
     let disks = GuestDisks::found(on.images.disks(uuid).await?)?;
     if disks.root.is_none() {
-        return Err(StepError::NoDisk(uuid));
+        return Err(StepError::NoDisk { path: on.images.console_log(uuid).with_file_name("disk") });
     }
     let image = ImageMeta::from_instance(instance)?;
     let log = on.images.console_log(uuid);
@@ -139,7 +139,7 @@ pub fn root_device(
     let input = facts(instance, image, &disks, &[], settings)?;
     let placed = guest::placed_disks(&input)?;
     let root = placed.first().map(|disk| (disk.bus.clone(), format!("/dev/{}", disk.target)));
-    root.ok_or(StepError::NoDisk(instance.uuid()?))
+    root.ok_or(StepError::NoDisk { path: PathBuf::from("disk") })
 }
 
 /// Decides what the domain is made of. Looks at nothing but its arguments and the settings, apart

@@ -163,12 +163,8 @@ pub async fn run<W: Workflow>(
                 attempt += 1;
             }
             Err(error) => {
-                record.head.failure = Some(Failure {
-                    message: Chain(&error).to_string(),
-                    class: error.class(),
-                    step: format!("{step:?}"),
-                    cancelled: matches!(error, StepError::Cancelled),
-                });
+                let number = record.head.next + 1;
+                record.head.failure = Some(Failure::of(&error, format!("{step:?}"), number));
                 record.head.phase = if committed { Phase::Stuck } else { Phase::Undoing };
                 stopped_by = Some(error);
             }
@@ -220,6 +216,8 @@ async fn settle<W: Workflow>(
         class: Class::Refused,
         step: String::new(),
         cancelled: false,
+        number: 0,
+        fault: None,
     };
     let failure = record.head.failure.clone().unwrap_or(lost);
     let ending = match record.head.phase {

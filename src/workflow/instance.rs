@@ -15,14 +15,12 @@ use crate::hypervisor::{DomainInfo, HypervisorError};
 use crate::model::object::{Instance, ObjectError};
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::model::time::Timestamp;
-use crate::records::{Expected, InstanceFault};
+use crate::records::Expected;
 
 /// How often a domain is asked for its state while an event is awaited: events can be lost.
 const POLL: Duration = Duration::from_millis(500);
 /// What an image may ask for: whoever made it must not hold up a host's instance for ever.
 const MAX_SHUTDOWN_SECONDS: u64 = 3600;
-/// nova cuts a fault's message to the column's width. nova: compute/utils.py
-const FAULT_MESSAGE_LENGTH: usize = 255;
 
 /// The instance a workflow works on, and how it was before.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +29,9 @@ pub struct Subject {
     /// The event of the instance's action: `compute_` and the method's name.
     pub event: String,
     before: Option<Before>,
+    /// Whether its fault is on record: an end that is told again doesn't repeat it.
+    #[serde(default)]
+    pub(super) has_fault: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,7 +42,7 @@ struct Before {
 
 impl Subject {
     pub fn new(instance: Instance, method: &str) -> Self {
-        Self { instance, event: format!("compute_{method}"), before: None }
+        Self { instance, event: Self::event_of(method), before: None, has_fault: false }
     }
 
     /// # Errors
@@ -81,56 +82,54 @@ impl Subject {
         Ok(stage.on.records.save(stage.context, &mut self.instance, expected).await?)
     }
 
-    /// The usual end: the task is over, a failure becomes a fault, and a stuck instance an error.
+    /// The usual end, in nova's order: a failure becomes a fault and the event's result, then the
+    /// task is over. A stuck instance is an error.
     pub async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
-        let uuid = self.uuid()?;
-        let records = &stage.on.records;
-        match ending {
-            Ending::Done => {
-                Ok(records.event_finished(stage.context, uuid, &self.event, None).await?)
-            }
-            Ending::Undone(failure) => {
-                self.instance.task_state.set(None);
-                records.save(stage.context, &mut self.instance, Expected::Any).await?;
-                self.fault(failure, stage).await
-            }
+        let failure = match ending {
+            Ending::Done => return self.finish(None, stage).await,
+            Ending::Undone(failure) => failure,
             Ending::Stuck(failure) => {
                 self.instance.vm_state.set(Some(VmState::Error));
-                self.instance.task_state.set(None);
+                let records = &stage.on.records;
                 records.save(stage.context, &mut self.instance, Expected::Any).await?;
-                self.fault(failure, stage).await
+                failure
             }
-        }
+        };
+        let raised = self.raised(failure);
+        self.fail(&raised, stage).await?;
+        self.end_task(failure, stage).await
     }
 
     /// The end of what can't be undone but leaves the domain as it is: a stuck instance is what its
-    /// domain says. nova: compute/manager.py, reboot_instance, "instance is running"
+    /// domain says.
     pub async fn settle_by_domain(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
         let Ending::Stuck(failure) = ending else { return self.settle(ending, stage).await };
         let uuid = self.uuid()?;
         let Ok(found) = stage.on.hypervisor.domain(uuid).await else {
             return self.settle(ending, stage).await;
         };
+        let raised = self.raised(failure);
+        self.fail(&raised, stage).await?;
         let runs = is_active(found.as_ref());
         let before = self.vm_state_before().unwrap_or(VmState::Error);
         let power_state = found.map_or(PowerState::NoState, |info| info.power_state);
         self.instance.vm_state.set(Some(if runs { before } else { VmState::Stopped }));
-        self.instance.task_state.set(None);
         self.instance.power_state.set(Some(power_state.number()));
-        stage.on.records.save(stage.context, &mut self.instance, Expected::Any).await?;
-        self.fault(failure, stage).await
+        self.end_task(failure, stage).await
     }
 
-    /// Records the failure as the instance's fault and as its event's result.
-    pub async fn fault(&self, failure: &Failure, stage: &Stage<'_>) -> StepResult {
-        let uuid = self.uuid()?;
-        let message: String = failure.message.chars().take(FAULT_MESSAGE_LENGTH).collect();
-        let details = format!("step {}: {}", failure.step, failure.message);
-        let fault = InstanceFault { code: 500, message, details: details.clone() };
+    /// Takes the task state back, unless somebody else has set another one meanwhile.
+    /// nova: compute/manager.py, reverts_task_state
+    pub async fn end_task(&mut self, failure: &Failure, stage: &Stage<'_>) -> StepResult {
+        let preempted = failure.fault.as_ref().is_some_and(|fault| {
+            matches!(&*fault.class, "UnexpectedTaskStateError" | "UnexpectedDeletingTaskStateError")
+        });
+        if preempted {
+            return Ok(());
+        }
+        self.instance.task_state.set(None);
         let records = &stage.on.records;
-        records.record_fault(stage.context, uuid, fault).await?;
-        let failed = Some((failure.message.as_str(), details.as_str()));
-        Ok(records.event_finished(stage.context, uuid, &self.event, failed).await?)
+        Ok(records.save(stage.context, &mut self.instance, Expected::Any).await?)
     }
 }
 

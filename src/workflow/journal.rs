@@ -7,9 +7,14 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::StepError;
+use super::exception::step_fault;
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
+use crate::model::fault::{Fault, Raised};
 use crate::model::time::Timestamp;
+use crate::records::RecordsError;
+use crate::telemetry::Chain;
 
 /// The format of the records on disk. One of another version is refused at start, by name.
 pub const FORMAT: i64 = 1;
@@ -71,6 +76,36 @@ pub struct Failure {
     pub step: String,
     /// Whether a delete stopped it: then the delete owns the instance's states.
     pub cancelled: bool,
+    /// The step's number, counted from 1; 0 for none.
+    #[serde(default)]
+    pub number: usize,
+    /// nova's exception for it; `None` in a record of an earlier agent.
+    #[serde(default)]
+    pub fault: Option<Fault>,
+}
+
+impl Failure {
+    /// What `error` did to the step number `number`.
+    pub fn of(error: &StepError, step: String, number: usize) -> Self {
+        Self {
+            message: Chain(error).to_string(),
+            class: error.class(),
+            step,
+            cancelled: matches!(
+                error,
+                StepError::Cancelled | StepError::Records(RecordsError::Deleting(_))
+            ),
+            number,
+            fault: Some(step_fault(error)),
+        }
+    }
+
+    /// The exception at its place in `method`.
+    pub fn raised(&self, method: &str) -> Raised {
+        let unnamed = || Fault::nova("NovaException", self.message.as_str());
+        let fault = self.fault.clone().unwrap_or_else(unnamed);
+        Raised::new(fault, method, &self.step, self.number)
+    }
 }
 
 /// What every workflow's record has, and the journal keeps readable.

@@ -20,6 +20,9 @@ use crate::network::{Network, NetworkError};
 use crate::node::scheduling::{Scheduling, SchedulingError};
 use crate::node::{ClaimError, Claims};
 use crate::records::{Records, RecordsError};
+use external_events::ExternalEvents;
+use info_cache::InfoCaches;
+use plug_events::PlugSettings;
 use serial_ports::SerialPorts;
 
 pub mod any;
@@ -27,13 +30,19 @@ pub mod board;
 pub mod config_drive;
 pub mod domain;
 pub mod engine;
+pub mod exception;
+pub mod external_events;
+pub mod info_cache;
 pub mod instance;
 pub mod interfaces;
 pub mod journal;
+mod network_exception;
 pub mod pause;
+pub mod plug_events;
 pub mod power_off;
 pub mod power_on;
 pub mod reboot;
+pub mod report;
 pub mod reschedule;
 pub mod resume;
 pub mod seal;
@@ -47,6 +56,8 @@ pub mod unpause;
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
+mod plug_tests;
+#[cfg(test)]
 pub(crate) mod world;
 
 /// What steps act on.
@@ -58,6 +69,9 @@ pub struct Backends {
     pub records: Arc<dyn Records>,
     pub claims: Arc<dyn Claims>,
     pub scheduling: Arc<dyn Scheduling>,
+    /// What workflows wait for from outside.
+    pub events: Arc<ExternalEvents>,
+    pub info_caches: Arc<InfoCaches>,
     pub settings: Arc<Settings>,
 }
 
@@ -79,6 +93,11 @@ impl Settings {
             save_timeout: Duration::from_secs(1800),
             guest: GuestOptions::default(),
             guest_host: GuestHost { architecture: "x86_64".to_owned(), ..GuestHost::default() },
+            plugging: PlugSettings {
+                timeout: Duration::from_secs(300),
+                is_fatal: true,
+                awaited_at_reboot: Vec::new(),
+            },
             preallocate_space: false,
             serial_ports: None,
             console: ConsoleSettings {
@@ -118,6 +137,7 @@ pub struct Settings {
     pub save_timeout: Duration,
     pub guest: GuestOptions,
     pub guest_host: GuestHost,
+    pub plugging: PlugSettings,
     /// `[DEFAULT] preallocate_images = space`
     pub preallocate_space: bool,
     /// `None`: serial consoles are pseudo-terminals.
@@ -183,8 +203,8 @@ pub enum StepError {
     #[error("the agent failed in the middle of it: {0}")]
     Panicked(String),
     /// There is nothing to boot from: its build never got so far, or its directory is gone.
-    #[error("instance {0} has no disk on this host")]
-    NoDisk(uuid::Uuid),
+    #[error("no disk at {}", path.display())]
+    NoDisk { path: std::path::PathBuf },
     /// A disk or a domain of this instance is there already, and isn't this build's.
     #[error("instance {uuid} already has {what} on this host")]
     AlreadyThere { uuid: uuid::Uuid, what: &'static str },
@@ -205,7 +225,7 @@ impl StepError {
             | Self::Cancelled
             | Self::NotSupported(_)
             | Self::BadUserData
-            | Self::NoDisk(_)
+            | Self::NoDisk { .. }
             | Self::UnknownDisk(_)
             | Self::Panicked(_)
             | Self::AlreadyThere { .. } => Class::Refused,

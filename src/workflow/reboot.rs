@@ -9,10 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::StepResult;
 use super::domain::{define, definition};
 use super::engine::{Ending, Stage, Workflow};
-use super::instance::{Subject, await_running, cut_power, expecting, is_active, shut_down};
-use super::interfaces::{plug_vifs, vifs};
-use crate::hypervisor::{DomainInfo, StartOptions};
+use super::info_cache;
+use super::instance::{Subject, cut_power, expecting, is_active, shut_down};
+use super::interfaces::{plug_vifs, replug_vifs, vifs};
+use super::plug_events::{self, Awaited};
+use crate::hypervisor::DomainInfo;
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::network::Refresh;
 use crate::records::Expected;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +100,8 @@ impl Workflow for Reboot {
                     self.old_id = on.hypervisor.domain(uuid).await?.and_then(|info| info.id);
                     self.began = true;
                 }
+                let instance = &mut self.subject.instance;
+                info_cache::refresh(on, stage.context, instance, Refresh::Recorded).await?;
                 // What can't be defined again is not cut off first.
                 definition(&self.subject.instance, on).await?;
                 self.subject.begin(stage).await?;
@@ -127,7 +132,12 @@ impl Workflow for Reboot {
             }
             Step::PlugVifs => {
                 let instance = &self.subject.instance;
-                plug_vifs(instance, &vifs(instance)?, on).await
+                match self.kind {
+                    Kind::Soft => plug_vifs(instance, on).await,
+                    // An attempt that got further has a guest on them.
+                    Kind::Hard if is_active(on.hypervisor.domain(uuid).await?.as_ref()) => Ok(()),
+                    Kind::Hard => replug_vifs(instance, on).await,
+                }
             }
             Step::DefineDomain => {
                 if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {
@@ -136,9 +146,12 @@ impl Workflow for Reboot {
                 Ok(())
             }
             Step::StartDomain => {
-                on.hypervisor.start(uuid, StartOptions::default()).await?;
-                await_running(stage, uuid).await?;
-                Ok(())
+                let instance = &self.subject.instance;
+                let awaited = match self.kind {
+                    Kind::Soft => Awaited::default(),
+                    Kind::Hard => Awaited::of_old(&vifs(instance)?, on),
+                };
+                plug_events::start(instance, &awaited, stage).await
             }
             Step::Record => {
                 let after = match self.subject.vm_state_before() {

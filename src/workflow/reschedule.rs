@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::journal::Failure;
+use crate::model::fault::{Fault, Raised};
 use crate::model::object::{Instance, VersionedObject};
+
+/// Where nova builds: it is in the traceback of what went wrong.
+pub const METHOD: &str = "_do_build_and_run_instance";
 
 /// The build's arguments as they came, for the next host. They hold passwords: nothing of them is
 /// ever printed, and the journal seals them.
@@ -55,13 +59,38 @@ impl BuildArguments {
         if let Some(retry) = args.get_mut("filter_properties").and_then(|all| all.get_mut("retry"))
         {
             // The conductor makes the instance's fault of these when no host is left.
-            retry["exc"] = json!([format!("{}\n", failure.message)]);
-            retry["exc_reason"] = json!(failure.message);
+            let raised = failure.raised(METHOD);
+            retry["exc_reason"] = json!(raised.fault.message);
+            retry["exc"] = json!(rescheduled(instance, raised).parts());
         }
         let hosts = self.0.get("host_list").cloned().unwrap_or(Value::Null);
         args.insert("host_lists".to_owned(), json!([hosts]));
         args
     }
+}
+
+/// What nova raises for a build that another host may do. nova: RescheduledException
+pub fn rescheduled(instance: &Instance, raised: Raised) -> Raised {
+    let reason = &raised.fault.message;
+    let message = format!("Build of instance {} was re-scheduled: {reason}", id(instance));
+    let fault = build_fault("RescheduledException", message, instance, reason);
+    raised.wrapped_in(fault)
+}
+
+/// What nova raises for a build that no host would do. nova: BuildAbortException
+pub fn aborted(instance: &Instance, raised: Raised) -> Raised {
+    let reason = &raised.fault.message;
+    let message = format!("Build of instance {} aborted: {reason}", id(instance));
+    let fault = build_fault("BuildAbortException", message, instance, reason);
+    raised.wrapped_in(fault)
+}
+
+fn build_fault(class: &'static str, message: String, instance: &Instance, reason: &str) -> Fault {
+    Fault::nova(class, message).with("instance_uuid", id(instance)).with("reason", reason)
+}
+
+fn id(instance: &Instance) -> String {
+    instance.uuid.get().map(ToString::to_string).unwrap_or_default()
 }
 
 fn truthy(value: &Value) -> bool {
@@ -75,15 +104,12 @@ fn truthy(value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::class::Class;
+    use crate::node::ClaimError;
+    use crate::workflow::StepError;
 
     fn failure() -> Failure {
-        Failure {
-            message: "no memory".to_owned(),
-            class: Class::Reschedule,
-            step: "Claim".to_owned(),
-            cancelled: false,
-        }
+        let error = StepError::Claim(ClaimError::Insufficient("no memory".to_owned()));
+        Failure::of(&error, "Claim".to_owned(), 3)
     }
 
     #[test]
@@ -97,7 +123,10 @@ mod tests {
         assert!(!format!("{kept:?}").contains("secret"));
         let sent = Value::from(kept.build_instances(&Instance::default(), &failure()));
         assert_eq!(sent["image"], json!({"id": "i"}));
-        assert_eq!(sent["filter_properties"]["retry"]["exc_reason"], "no memory");
+        let retry = &sent["filter_properties"]["retry"];
+        assert_eq!(retry["exc_reason"], "Insufficient compute resources: no memory.");
+        let last = retry["exc"].as_array().and_then(|parts| parts.last()?.as_str()).unwrap();
+        assert!(last.starts_with("nova.exception.RescheduledException: Build of instance "));
         assert_eq!(sent["filter_properties"]["retry"]["num_attempts"], 1);
         assert_eq!(sent["host_lists"], json!([[{"x": 1}]]));
         assert_eq!(sent["request_spec"], Value::Null);

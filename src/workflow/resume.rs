@@ -5,11 +5,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::StepResult;
 use super::engine::{Ending, Stage, Workflow};
+use super::info_cache;
 use super::instance::{Subject, await_no_job, await_running, expecting, is_active};
-use super::interfaces::{plug_vifs, vifs};
+use super::interfaces::plug_vifs;
 use super::suspend::OLD_VM_STATE;
 use crate::hypervisor::{HypervisorError, StartOptions};
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::network::Refresh;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Resume {
@@ -56,12 +58,11 @@ impl Workflow for Resume {
             Step::Begin => {
                 let found = on.hypervisor.domain(uuid).await?;
                 self.was_saved |= found.is_some_and(|info| info.managed_save);
+                let instance = &mut self.subject.instance;
+                info_cache::refresh(on, stage.context, instance, Refresh::Recorded).await?;
                 self.subject.begin(stage).await
             }
-            Step::PlugVifs => {
-                let instance = &self.subject.instance;
-                plug_vifs(instance, &vifs(instance)?, on).await
-            }
+            Step::PlugVifs => plug_vifs(&self.subject.instance, on).await,
             Step::StartDomain => {
                 on.hypervisor.start(uuid, StartOptions::default()).await?;
                 if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {

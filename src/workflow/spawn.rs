@@ -11,13 +11,13 @@ use std::path::Path;
 
 use super::domain::{GuestDisks, define_new, root_device};
 use super::engine::{Ending, Stage, Workflow};
-use super::instance::{Subject, await_running, cut_power, expecting, now};
+use super::instance::{Subject, cut_power, expecting, now};
 use super::interfaces::{place_vifs, plug_vifs, unplug_vifs};
 use super::journal::Failure;
-use super::reschedule::BuildArguments;
+use super::plug_events::{self, Awaited};
+use super::reschedule::{BuildArguments, aborted, rescheduled};
 use super::{Settings, config_drive, domain};
 use super::{StepError, StepResult};
-use crate::hypervisor::StartOptions;
 use crate::hypervisor::spec::DomainSpec;
 use crate::images::cache::check_fits;
 use crate::images::{CachedImage, Disk, ImageRequest};
@@ -278,15 +278,17 @@ impl Workflow for Spawn {
                 }
                 Ok(())
             }
-            Step::PlugVifs => plug_vifs(&self.subject.instance, &self.vifs, on).await,
+            Step::PlugVifs => {
+                Awaited::of_new(&self.vifs, on).expect(uuid, on);
+                plug_vifs(&self.subject.instance, on).await
+            }
             Step::DefineDomain => {
                 let instance = &mut self.subject.instance;
                 define_new(instance, &self.build.image_meta, &self.disks, &self.vifs, on).await
             }
             Step::StartDomain => {
-                on.hypervisor.start(uuid, StartOptions::default()).await?;
-                await_running(stage, uuid).await?;
-                Ok(())
+                let awaited = Awaited::of_new(&self.vifs, on);
+                plug_events::start(&self.subject.instance, &awaited, stage).await
             }
             Step::Activate => {
                 let recorded = on.records.instance(stage.context, uuid).await?;
@@ -320,7 +322,10 @@ impl Workflow for Spawn {
             Step::CreateDirectory => Ok(on.images.remove_directory(uuid).await?),
             // They lie in the directory, which goes next.
             Step::CreateDisk | Step::CreateBootFiles | Step::CreateConfigDrive => Ok(()),
-            Step::PlugVifs => unplug_vifs(&self.subject.instance, &self.vifs, on).await,
+            Step::PlugVifs => {
+                on.events.forget(uuid);
+                unplug_vifs(&self.subject.instance, on).await
+            }
             Step::DefineDomain => Ok(on.hypervisor.undefine(uuid).await?),
             Step::StartDomain => cut_power(on, uuid).await,
             // It is never undone.
@@ -328,6 +333,7 @@ impl Workflow for Spawn {
         }
     }
 
+    /// nova's event ends as a success however the build ends: the fault tells what went wrong.
     async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
         let claims = &stage.on.claims;
         let failure = match ending {
@@ -349,18 +355,33 @@ impl Workflow for Spawn {
         instance.launched_on.set(None);
         if failure.cancelled {
             // The delete that follows owns the states.
-            return self.finish(failure, stage).await;
+            return self.subject.finish(None, stage).await;
         }
         claims.built(stage.context, false).await;
         if failure.class == Class::Reschedule && self.build.arguments.may_retry() {
             return self.build_elsewhere(failure, stage).await;
         }
         claims.release_allocation(stage.context, instance).await?;
+        let raised = self.subject.raised(failure);
+        let (raised, message) = match failure.class {
+            // There is no count of attempts: nobody tries again, and the user reads the reason.
+            Class::Reschedule => {
+                let reason = raised.fault.message.clone();
+                (rescheduled(&self.subject.instance, raised), reason)
+            }
+            _ => {
+                let aborted = aborted(&self.subject.instance, raised);
+                let message = aborted.fault.shown().to_owned();
+                (aborted, message)
+            }
+        };
+        self.subject.record_fault(&raised, &message, stage).await?;
+        let instance = &mut self.subject.instance;
         instance.vm_state.set(Some(VmState::Error));
         instance.task_state.set(None);
         instance.power_state.set(Some(PowerState::NoState.number()));
         stage.on.records.save(stage.context, instance, Expected::Any).await?;
-        self.subject.fault(failure, stage).await
+        self.subject.finish(None, stage).await
     }
 }
 
@@ -375,14 +396,6 @@ impl Spawn {
         stage.on.claims.release_allocation(stage.context, instance).await?;
         let args = self.build.arguments.build_instances(instance, failure);
         stage.on.scheduling.build_elsewhere(stage.context, args).await?;
-        // nova's event ends as a success: the build goes on elsewhere.
-        let (uuid, event) = (self.subject.uuid()?, &self.subject.event);
-        Ok(stage.on.records.event_finished(stage.context, uuid, event, None).await?)
-    }
-
-    async fn finish(&self, failure: &Failure, stage: &Stage<'_>) -> StepResult {
-        let (uuid, event) = (self.subject.uuid()?, &self.subject.event);
-        let failed = Some((failure.message.as_str(), ""));
-        Ok(stage.on.records.event_finished(stage.context, uuid, event, failed).await?)
+        self.subject.finish(None, stage).await
     }
 }

@@ -303,7 +303,7 @@ impl SqliteJournal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::class::Class;
+    use crate::workflow::StepError;
 
     fn example(id: &str) -> Head {
         Head {
@@ -326,12 +326,7 @@ mod tests {
         let path = directory.path().join("journal.db");
         let journal = SqliteJournal::open(&path).unwrap();
         assert!(journal.add(&example("a"), b"hunter2").await.unwrap());
-        let failure = Failure {
-            message: "no".to_owned(),
-            class: Class::Reschedule,
-            step: "FetchImage".to_owned(),
-            cancelled: false,
-        };
+        let failure = Failure::of(&StepError::NoSerialPort, "FetchImage".to_owned(), 3);
         let mut head = example("a");
         head.phase = Phase::Undoing;
         head.next = 3;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::StepResult;
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, cut_power, now};
-use super::interfaces::{known_vifs, unplug_vifs};
+use super::interfaces::unplug_vifs;
 use crate::model::class::Class;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::records::Expected;
@@ -59,10 +59,7 @@ impl Workflow for Terminate {
                 on.settings.serial_ports.iter().for_each(|ports| ports.release(uuid));
                 Ok(())
             }
-            Step::UnplugVifs => {
-                let instance = &self.subject.instance;
-                unplug_vifs(instance, &known_vifs(instance), on).await
-            }
+            Step::UnplugVifs => unplug_vifs(&self.subject.instance, on).await,
             Step::RemoveDirectory => Ok(on.images.remove_directory(uuid).await?),
             Step::DeallocateNetwork => {
                 let instance = &self.subject.instance;

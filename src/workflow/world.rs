@@ -10,6 +10,8 @@ use uuid::Uuid;
 use super::any::AnyRecord;
 use super::board::Running;
 use super::engine::{Controls, Workflow};
+use super::external_events::ExternalEvents;
+use super::info_cache::InfoCaches;
 use super::instance::Subject;
 use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
 use super::reschedule::BuildArguments;
@@ -38,7 +40,9 @@ pub struct World {
     pub images: Arc<FakeImages>,
     pub network: Arc<FakeNetwork>,
     pub records: Arc<FakeRecords>,
+    pub events: Arc<ExternalEvents>,
     pub node: Arc<FakeNode>,
+    pub settings: Settings,
 }
 
 impl World {
@@ -48,7 +52,9 @@ impl World {
             images: Arc::new(FakeImages::default()),
             network: Arc::new(FakeNetwork::new()),
             records: Arc::new(FakeRecords::new("host1")),
+            events: Arc::new(ExternalEvents::new()),
             node: Arc::new(FakeNode::new("host1")),
+            settings: Settings::example(),
         }
     }
 
@@ -69,7 +75,9 @@ impl World {
             records: self.records.clone(),
             claims: self.node.clone(),
             scheduling: self.node.clone(),
-            settings: Arc::new(Settings::example()),
+            events: self.events.clone(),
+            info_caches: Arc::new(InfoCaches::default()),
+            settings: Arc::new(self.settings.clone()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! [`Hypervisor`] over libvirt. Each operation looks at the domain first and changes only what is
 //! not yet as asked: that makes it safe to repeat, after a lost connection or by a resumed workflow.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use crate::hypervisor::{
     ConsoleEndpoints, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor, HypervisorError,
     InterfaceStats, StartOptions,
 };
+use crate::model::state::PowerState;
 
 /// Between two looks at a domain that somebody else starts.
 const STARTING_POLL: Duration = Duration::from_millis(100);
@@ -164,6 +165,10 @@ impl Hypervisor for Libvirt {
             Ok(infos.collect::<Result<_, _>>()?)
         })
         .await
+    }
+
+    async fn power_states(&self) -> Result<BTreeMap<Uuid, PowerState>, HypervisorError> {
+        self.call("read power states", |connect| Ok(stats::power_states(connect)?)).await
     }
 
     async fn domain_xml(&self, uuid: Uuid, inactive: bool) -> Result<String, HypervisorError> {

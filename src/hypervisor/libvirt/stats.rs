@@ -13,6 +13,7 @@ use virt_sys as sys;
 use super::state::power_state;
 use crate::hypervisor::host::GuestDisk;
 use crate::hypervisor::{DiskStats, DomainStats, InterfaceStats};
+use crate::model::state::PowerState;
 
 const GROUPS: u32 = sys::VIR_DOMAIN_STATS_STATE
     | sys::VIR_DOMAIN_STATS_CPU_TOTAL
@@ -29,9 +30,20 @@ const MAX_DEVICES: u64 = 4096;
 
 /// Counters of every domain, running or not.
 pub fn of_all(connect: &Connect) -> Result<Vec<DomainStats>, Error> {
+    ask_all(connect, GROUPS)
+}
+
+/// The power state of every domain, running or not: no domain's monitor is asked for it.
+pub fn power_states(connect: &Connect) -> Result<BTreeMap<Uuid, PowerState>, Error> {
+    let all = ask_all(connect, sys::VIR_DOMAIN_STATS_STATE)?;
+    let state = |stats: DomainStats| Some((stats.instance_uuid, stats.power_state?));
+    Ok(all.into_iter().filter_map(state).collect())
+}
+
+fn ask_all(connect: &Connect, groups: u32) -> Result<Vec<DomainStats>, Error> {
     Records::ask(|records| {
         // SAFETY: the connection is open and `records` a valid place for the list.
-        unsafe { sys::virConnectGetAllDomainStats(connect.as_ptr(), GROUPS, records, NO_WAIT) }
+        unsafe { sys::virConnectGetAllDomainStats(connect.as_ptr(), groups, records, NO_WAIT) }
     })
     .map(|records| records.read())
 }
@@ -240,7 +252,6 @@ fn guest_disks(values: &BTreeMap<String, Value>) -> Vec<GuestDisk> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::state::PowerState;
 
     #[test]
     fn disks_are_those_with_a_path_and_a_size() {

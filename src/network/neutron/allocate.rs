@@ -282,7 +282,7 @@ impl NeutronNetwork {
     }
 
     /// Takes back what a failed attempt has made; what fails at that is logged.
-    async fn take_back(&self, client: Client<'_>, made: Made) {
+    async fn take_back(&self, client: Client<'_>, mut made: Made) {
         let unbinding = join_all(made.bound.iter().map(|port| self.let_go(client, *port)));
         let deleting = join_all(made.created.iter().map(async |port| {
             if let Err(error) = self.delete(client, *port).await {
@@ -290,7 +290,7 @@ impl NeutronNetwork {
             }
         }));
         futures_util::future::join(unbinding, deleting).await;
-        for interface in &made.recorded {
+        for interface in &mut made.recorded {
             if let Err(error) = self.records.destroy(client.context, interface).await {
                 warn!(error = %Chain(&error), "an interface is left on record");
             }

@@ -326,7 +326,7 @@ impl InterfaceRecords for FakeNeutron {
     async fn destroy(
         &self,
         _: &RequestContext,
-        interface: &VirtualInterface,
+        interface: &mut VirtualInterface,
     ) -> Result<(), NetworkError> {
         self.state().interfaces.retain(|other| other.uuid.get() != interface.uuid.get());
         Ok(())

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::plug::Plugger;
 use super::{Network, NetworkError, PlugFor, Refresh, Vif, Wanted};
 use crate::model::context::RequestContext;
-use crate::model::object::{Instance, VirtualInterface};
+use crate::model::object::Instance;
 use crate::openstack::Api;
 use client::{As, Client};
 use extensions::Extensions;
@@ -28,44 +28,14 @@ pub mod fake;
 mod info;
 mod model;
 mod plan;
+mod records;
 mod release;
 #[cfg(test)]
 mod tests;
 mod types;
 
+pub use records::InterfaceRecords;
 pub use types::Binding;
-
-/// nova's own table of interfaces: it keeps their order and their tags.
-#[async_trait]
-pub trait InterfaceRecords: Send + Sync {
-    /// Records an interface; one of this port that is on record stays as it is.
-    async fn create(
-        &self,
-        context: &RequestContext,
-        interface: &mut VirtualInterface,
-    ) -> Result<(), NetworkError>;
-
-    /// The ports of the instance's interfaces, in the order in which they were recorded.
-    async fn of_instance(
-        &self,
-        context: &RequestContext,
-        instance: Uuid,
-    ) -> Result<Vec<Uuid>, NetworkError>;
-
-    /// Removes a record; absent is success.
-    async fn destroy(
-        &self,
-        context: &RequestContext,
-        interface: &VirtualInterface,
-    ) -> Result<(), NetworkError>;
-
-    /// Removes all of an instance's; none is success.
-    async fn delete_of_instance(
-        &self,
-        context: &RequestContext,
-        instance: Uuid,
-    ) -> Result<(), NetworkError>;
-}
 
 /// The part of the configuration that is read here.
 #[derive(Debug, Clone)]

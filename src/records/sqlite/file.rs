@@ -4,10 +4,11 @@ use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-/// The version of [`SCHEMA`]. A change of it is a change of the format on disk.
-const SCHEMA_VERSION: i64 = 1;
+/// The parts of the file, each with its version and the schema of that version. A change of a
+/// schema is a change of the format on disk; a part that isn't there is added.
+const PARTS: &[(&str, i64, &str)] = &[("records", 1, SCHEMA), ("disks", 1, DISKS)];
 
 /// `AUTOINCREMENT`: an id is never given twice, as domain names are made of it.
 const SCHEMA: &str = r#"
@@ -48,6 +49,16 @@ CREATE TABLE faults (
 CREATE INDEX faults_instance ON faults (instance_uuid);
 "#;
 
+const DISKS: &str = r#"
+CREATE TABLE disks (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    uuid TEXT NOT NULL UNIQUE,
+    instance_uuid TEXT NOT NULL REFERENCES instances (uuid) ON DELETE CASCADE,
+    disk TEXT NOT NULL
+) STRICT;
+CREATE INDEX disks_instance ON disks (instance_uuid);
+"#;
+
 /// Why the file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -58,8 +69,8 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
-    #[error("the records in {path} have format {found}, this build knows {SCHEMA_VERSION}")]
-    UnknownFormat { path: PathBuf, found: i64 },
+    #[error("the {part} in {path} have format {found}, this build knows {known}")]
+    UnknownFormat { path: PathBuf, part: &'static str, found: i64, known: i64 },
     #[error("can't open the records in {path}")]
     Sqlite {
         path: PathBuf,
@@ -89,7 +100,7 @@ pub(super) fn make_private(path: &Path) -> Result<(), OpenError> {
 /// for each part that lives in the file, so that others may share it.
 pub(super) fn check_format(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
-    let mut format = || {
+    let mut format = || -> Result<_, rusqlite::Error> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
@@ -99,20 +110,26 @@ pub(super) fn check_format(connection: &mut Connection, path: &Path) -> Result<(
                  part TEXT PRIMARY KEY, version INTEGER NOT NULL
              ) STRICT",
         )?;
-        let found = db
-            .query_row("SELECT version FROM schema_version WHERE part = 'records'", [], |row| {
-                row.get(0)
-            })
-            .optional()?;
-        if found.is_none() {
-            db.execute_batch(SCHEMA)?;
-            db.execute("INSERT INTO schema_version VALUES ('records', ?1)", [SCHEMA_VERSION])?;
+        for (part, known, schema) in PARTS {
+            let query = "SELECT version FROM schema_version WHERE part = ?1";
+            let found: Option<i64> = db.query_row(query, [part], |row| row.get(0)).optional()?;
+            match found {
+                None => {
+                    db.execute_batch(schema)?;
+                    db.execute("INSERT INTO schema_version VALUES (?1, ?2)", params![part, known])?;
+                }
+                Some(found) if found == *known => {}
+                // What was begun for other parts is rolled back.
+                Some(found) => return Ok(Some((*part, found, *known))),
+            }
         }
         db.commit()?;
-        Ok(found.unwrap_or(SCHEMA_VERSION))
+        Ok(None)
     };
     match format().map_err(sqlite)? {
-        SCHEMA_VERSION => Ok(()),
-        found => Err(OpenError::UnknownFormat { path: path.to_owned(), found }),
+        None => Ok(()),
+        Some((part, found, known)) => {
+            Err(OpenError::UnknownFormat { path: path.to_owned(), part, found, known })
+        }
     }
 }

@@ -140,5 +140,5 @@ async fn an_instance_of_another_host_isnt_listed() {
     let context = RequestContext::admin();
     SqliteRecords::open(&path, "h1").unwrap().receive(&context, message(1)).await.unwrap();
     let records = SqliteRecords::open(&path, "h2").unwrap();
-    assert_eq!(records.instances(&context).await.unwrap(), []);
+    assert_eq!(records.instances(&context, &[]).await.unwrap(), []);
 }

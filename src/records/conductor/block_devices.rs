@@ -1,0 +1,62 @@
+//! Instances' disks on record. nova: objects/block_device.py
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::error::absent;
+use super::{Conductor, ConductorError, Repeat};
+use crate::model::context::RequestContext;
+use crate::model::object::{BlockDeviceMapping, BlockDeviceMappingList, VersionedObject};
+
+impl Conductor {
+    /// The disks of an instance.
+    pub async fn block_devices(
+        &self,
+        context: &RequestContext,
+        instance: Uuid,
+    ) -> Result<BlockDeviceMappingList, ConductorError> {
+        let (method, args) = ("get_by_instance_uuid", json!([instance.to_string()]));
+        self.fetch::<BlockDeviceMappingList, _>(context, method, args, json!({})).await
+    }
+
+    /// Saves what has changed, if anything.
+    pub async fn save_block_device(
+        &self,
+        context: &RequestContext,
+        disk: &mut BlockDeviceMapping,
+    ) -> Result<(), ConductorError> {
+        if disk.what_changed().is_empty() {
+            return Ok(());
+        }
+        let primitive = without_instance(disk);
+        self.object_action(context, disk, primitive, "save", json!({}), Repeat::Harmless).await?;
+        disk.reset_changes();
+        Ok(())
+    }
+
+    /// Takes a disk off the record; absent is success.
+    pub async fn destroy_block_device(
+        &self,
+        context: &RequestContext,
+        disk: &mut BlockDeviceMapping,
+    ) -> Result<(), ConductorError> {
+        let primitive = without_instance(disk);
+        let (method, kwargs) = ("destroy", json!({}));
+        let destroyed =
+            self.object_action(context, disk, primitive, method, kwargs, Repeat::Harmless);
+        absent(destroyed.await, &["BDMNotFound"]).map(drop)
+    }
+}
+
+/// The instance within is large, and conductor refuses to save it here.
+fn without_instance(disk: &BlockDeviceMapping) -> Value {
+    let mut primitive = disk.to_primitive();
+    if let Some(data) = primitive.get_mut("nova_object.data").and_then(Value::as_object_mut) {
+        data.remove("instance");
+    }
+    let changes = primitive.get_mut("nova_object.changes").and_then(Value::as_array_mut);
+    if let Some(changes) = changes {
+        changes.retain(|name| name != "instance");
+    }
+    primitive
+}

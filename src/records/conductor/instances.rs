@@ -1,0 +1,491 @@
+//! [`Records`] through nova-conductor.
+//!
+//! A save sends the fields that have changed and the few that name the record; conductor answers
+//! with all it has, so that what others have changed is taken over.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::error::absent;
+use super::{Conductor, ConductorError, Repeat};
+use crate::model::context::RequestContext;
+use crate::model::object::{
+    BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance,
+    InstanceFault as FaultObject, InstanceInfoCache, InstanceList, ObjectError, VersionedObject,
+};
+use crate::model::state::TaskState;
+use crate::model::time::Timestamp;
+use crate::records::history::fault_message;
+use crate::records::{Expected, InstanceFault, InstancePart, Records, RecordsError, parts, rules};
+
+/// Fields that conductor never saves through the instance: nothing of them is sent.
+/// nova: objects/instance.py, `_save_tags` and the like
+const NEVER_SAVED: &[&str] =
+    &["ec2_ids", "fault", "pci_devices", "security_groups", "services", "tags"];
+/// What a save needs besides what has changed: the record's names, and the user's metadata, which
+/// conductor reads anew for an instance that has some.
+const SAVED_WITH: &[&str] = &["id", "uuid", "metadata"];
+/// Stored together, so sent together.
+const FLAVORS: &[&str] = &["flavor", "old_flavor", "new_flavor"];
+
+/// The records of one host with nova-conductor.
+#[derive(Debug, Clone)]
+pub struct ConductorRecords {
+    conductor: Conductor,
+    host: String,
+    /// Requests older than this process may have begun their events already.
+    since: Timestamp,
+}
+
+impl ConductorRecords {
+    pub fn new(conductor: Conductor, host: &str) -> Self {
+        Self { conductor, host: host.to_owned(), since: Timestamp::now() }
+    }
+
+    pub fn conductor(&self) -> &Conductor {
+        &self.conductor
+    }
+
+    /// The instances of a node of this host, with these parts. nova: get_by_host_and_node
+    pub async fn instances_of_node(
+        &self,
+        context: &RequestContext,
+        node: &str,
+        parts: &[InstancePart],
+    ) -> Result<Vec<Instance>, RecordsError> {
+        let args = json!([self.host, node]);
+        let kwargs = json!({"expected_attrs": names(parts)});
+        let method = "get_by_host_and_node";
+        let found: InstanceList = self
+            .conductor
+            .fetch::<InstanceList, _>(context, method, args, kwargs)
+            .await
+            .map_err(RecordsError::from)?;
+        Ok(clean(found))
+    }
+
+    /// Instances by conductor's own filters, such as `{"deleted": true, "host": …}`, with these
+    /// parts. nova: InstanceList.get_by_filters
+    pub async fn instances_by_filters(
+        &self,
+        context: &RequestContext,
+        filters: Map<String, Value>,
+        parts: &[InstancePart],
+    ) -> Result<Vec<Instance>, RecordsError> {
+        let kwargs = json!({"expected_attrs": names(parts)});
+        let (method, args) = ("get_by_filters", json!([filters]));
+        let found: InstanceList =
+            self.conductor.fetch::<InstanceList, _>(context, method, args, kwargs).await?;
+        Ok(clean(found))
+    }
+
+    async fn read(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+        parts: &[InstancePart],
+    ) -> Result<Option<Instance>, RecordsError> {
+        let (args, kwargs) = (json!([uuid.to_string()]), json!({"expected_attrs": names(parts)}));
+        let found = self.conductor.fetch::<Instance, _>(context, "get_by_uuid", args, kwargs);
+        let found: Option<Instance> = absent(found.await, &["InstanceNotFound"])?;
+        Ok(found.map(|mut instance| {
+            instance.reset_changes();
+            instance
+        }))
+    }
+
+    /// Finds out what became of a save whose answer didn't come. `None`: it was done. Else what it
+    /// may be done from, so that nobody's change is overwritten unseen.
+    async fn look_after_save(
+        &self,
+        context: &RequestContext,
+        instance: &mut Instance,
+        expected: &Expected,
+    ) -> Result<Option<Expected>, RecordsError> {
+        let uuid = instance.uuid()?;
+        let changed = instance.what_changed();
+        let parts = InstancePart::FOR_GUEST.iter().copied();
+        let parts: Vec<_> = parts.filter(|part| changed.contains(part.field())).collect();
+        let record = self.read(context, uuid, &parts).await?.ok_or(RecordsError::NotFound(uuid))?;
+        if is_applied(instance, &record) {
+            take(instance, &record)?;
+            return Ok(None);
+        }
+        rules::check(&record, expected)?;
+        Ok(Some(Expected::OneOf(vec![record.task_state.value().copied()])))
+    }
+
+    async fn save_once(
+        &self,
+        context: &RequestContext,
+        instance: &mut Instance,
+        expected: &Expected,
+    ) -> Result<(), RecordsError> {
+        let uuid = instance.uuid()?;
+        let kwargs = match expected {
+            Expected::Any => json!({}),
+            Expected::OneOf(states) => {
+                let states: Vec<_> =
+                    states.iter().map(|state| state.map(TaskState::as_str)).collect();
+                json!({"expected_task_state": states})
+            }
+        };
+        let primitive = changes_only(instance);
+        let saved = self.conductor.object_action(
+            context,
+            instance,
+            primitive,
+            "save",
+            kwargs,
+            Repeat::Never,
+        );
+        saved.await.map_err(|error| of_instance(uuid, error))?;
+        // Conductor leaves the mark on what it has saved beside the instance's own row.
+        instance.reset_changes();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Records for ConductorRecords {
+    /// The control plane wrote its record before it sent the message.
+    async fn receive(
+        &self,
+        _: &RequestContext,
+        instance: Instance,
+    ) -> Result<Instance, RecordsError> {
+        rules::uuid_of(&instance)?;
+        Ok(instance)
+    }
+
+    async fn instance(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<Option<Instance>, RecordsError> {
+        let found = self.read(context, uuid, InstancePart::FOR_GUEST).await?;
+        Ok(found.filter(|instance| !rules::is_deleted(instance)))
+    }
+
+    async fn instances(
+        &self,
+        context: &RequestContext,
+        parts: &[InstancePart],
+    ) -> Result<Vec<Instance>, RecordsError> {
+        let (args, kwargs) = (json!([self.host]), json!({"expected_attrs": names(parts)}));
+        let method = "get_by_host";
+        let found: InstanceList =
+            self.conductor.fetch::<InstanceList, _>(context, method, args, kwargs).await?;
+        Ok(clean(found))
+    }
+
+    async fn load(
+        &self,
+        context: &RequestContext,
+        instance: &mut Instance,
+        wanted: &[InstancePart],
+    ) -> Result<(), RecordsError> {
+        let missing = parts::missing(instance, wanted);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let uuid = instance.uuid()?;
+        // A deleted instance's files may be what is cleaned up.
+        let context = with_deleted(context);
+        let record = self.read(&context, uuid, &missing).await?;
+        parts::fill(instance, record.ok_or(RecordsError::NotFound(uuid))?, &missing);
+        Ok(())
+    }
+
+    async fn save(
+        &self,
+        context: &RequestContext,
+        instance: &mut Instance,
+        expected: Expected,
+    ) -> Result<(), RecordsError> {
+        let changed = instance.what_changed();
+        if changed.iter().all(|name| NEVER_SAVED.contains(&name.as_str())) {
+            instance.reset_changes();
+            return Ok(());
+        }
+        let mut saved = self.save_once(context, instance, &expected).await;
+        for _ in 1..super::ATTEMPTS {
+            match saved {
+                Err(RecordsError::Conductor(error)) if error.is_unanswered() => {}
+                saved => return saved,
+            }
+            // A conductor that doesn't answer a question either is away.
+            match self.look_after_save(context, instance, &expected).await? {
+                Some(found) => saved = self.save_once(context, instance, &found).await,
+                None => return Ok(()),
+            }
+        }
+        saved
+    }
+
+    async fn destroy(
+        &self,
+        context: &RequestContext,
+        instance: &mut Instance,
+    ) -> Result<(), RecordsError> {
+        let uuid = instance.uuid()?;
+        let primitive = only(instance, &["id", "uuid", "host", "deleted"], false);
+        let method = "destroy";
+        let destroyed = self.conductor.object_action(
+            context,
+            instance,
+            primitive,
+            method,
+            json!({}),
+            Repeat::Harmless,
+        );
+        let error = match destroyed.await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if !error.is("InstanceNotFound") && !error.is("ObjectActionError") {
+            return Err(error.into());
+        }
+        // It may have been destroyed before, by a call whose answer was lost.
+        match self.read(&with_deleted(context), uuid, &[]).await? {
+            Some(record) if rules::is_deleted(&record) => Ok(take(instance, &record)?),
+            Some(_) => Err(error.into()),
+            None => Err(RecordsError::NotFound(uuid)),
+        }
+    }
+
+    async fn info_cache(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<Option<InstanceInfoCache>, RecordsError> {
+        let (method, args) = ("get_by_instance_uuid", json!([uuid.to_string()]));
+        let found = self.conductor.fetch::<InstanceInfoCache, _>(context, method, args, json!({}));
+        Ok(absent(found.await, &["InstanceInfoCacheNotFound"])?)
+    }
+
+    async fn save_info_cache(
+        &self,
+        context: &RequestContext,
+        instance: &mut Instance,
+        network_info: String,
+    ) -> Result<(), RecordsError> {
+        let uuid = instance.uuid()?;
+        let mut cache = InstanceInfoCache::default();
+        cache.instance_uuid.set(uuid);
+        cache.network_info.set(Some(network_info));
+        let saved = self.conductor.save_object(context, &mut cache).await;
+        saved.map_err(|error| of_instance(uuid, error))?;
+        instance.info_cache.load(Some(Some(cache)));
+        Ok(())
+    }
+
+    async fn block_devices(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<BlockDeviceMappingList, RecordsError> {
+        Ok(self.conductor.block_devices(context, uuid).await?)
+    }
+
+    async fn save_block_device(
+        &self,
+        context: &RequestContext,
+        disk: &mut BlockDeviceMapping,
+    ) -> Result<(), RecordsError> {
+        Ok(self.conductor.save_block_device(context, disk).await?)
+    }
+
+    async fn destroy_block_device(
+        &self,
+        context: &RequestContext,
+        disk: &mut BlockDeviceMapping,
+    ) -> Result<(), RecordsError> {
+        Ok(self.conductor.destroy_block_device(context, disk).await?)
+    }
+
+    async fn authorize_console(
+        &self,
+        context: &RequestContext,
+        token: &mut ConsoleAuthToken,
+        ttl: Duration,
+    ) -> Result<(), RecordsError> {
+        Ok(self.conductor.authorize_console(context, token, ttl).await?)
+    }
+
+    async fn forget_consoles(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<(), RecordsError> {
+        Ok(self.conductor.forget_consoles(context, uuid).await?)
+    }
+
+    async fn event_started(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+        event: &str,
+    ) -> Result<(), RecordsError> {
+        let conductor = &self.conductor;
+        // Nobody can have begun it before this process got the request.
+        let mut is_new = self.since < sent_at(context);
+        for _ in 1..super::ATTEMPTS {
+            if !is_new && conductor.has_event(context, uuid, event, &self.host).await? {
+                return Ok(());
+            }
+            match conductor.start_event(context, uuid, event, &self.host).await {
+                Err(error) if error.is_unanswered() => is_new = false,
+                started => return started.map_err(|error| of_instance(uuid, error)),
+            }
+        }
+        if conductor.has_event(context, uuid, event, &self.host).await? {
+            return Ok(());
+        }
+        let started = conductor.start_event(context, uuid, event, &self.host).await;
+        started.map_err(|error| of_instance(uuid, error))
+    }
+
+    async fn event_finished(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+        event: &str,
+        failure: Option<(&str, &str)>,
+    ) -> Result<(), RecordsError> {
+        let finished = self.conductor.finish_event(context, uuid, event, failure).await;
+        finished.map_err(|error| of_instance(uuid, error))
+    }
+
+    async fn record_fault(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+        fault: InstanceFault,
+    ) -> Result<(), RecordsError> {
+        let mut object = FaultObject::default();
+        object.instance_uuid.set(uuid);
+        object.code.set(i64::from(fault.code));
+        object.message.set(Some(fault_message(&fault.message)));
+        object.details.set(Some(fault.details));
+        object.host.set(Some(self.host.clone()));
+        let created = self.conductor.create_fault(context, object).await;
+        created.map_err(|error| of_instance(uuid, error))
+    }
+}
+
+/// When the request was made, by its sender's clock; long ago when it doesn't say.
+fn sent_at(context: &RequestContext) -> Timestamp {
+    let said = context.rest.get("timestamp").and_then(Value::as_str).and_then(Timestamp::parse);
+    said.unwrap_or(Timestamp::from_second(0))
+}
+
+fn names(parts: &[InstancePart]) -> Vec<&'static str> {
+    parts.iter().map(|part| part.field()).collect()
+}
+
+fn clean(list: InstanceList) -> Vec<Instance> {
+    let mut instances = list.into_items();
+    // Objects in the database may still be marked as changed, as they were when they were stored.
+    instances.iter_mut().for_each(VersionedObject::reset_changes);
+    instances
+}
+
+/// The same request, for which deleted records are there, too.
+fn with_deleted(context: &RequestContext) -> RequestContext {
+    let mut context = context.clone();
+    context.rest.insert("read_deleted".to_owned(), json!("yes"));
+    context
+}
+
+/// The instance with its changed fields and those that go with them.
+fn changes_only(instance: &Instance) -> Value {
+    let changed = instance.what_changed();
+    let mut keep: Vec<&str> = SAVED_WITH.to_vec();
+    if FLAVORS.iter().any(|name| changed.contains(*name)) {
+        keep.extend(FLAVORS);
+    }
+    only(instance, &keep, true)
+}
+
+/// The instance with the named fields of those it has, and with its changed ones if these are
+/// wanted.
+fn only(instance: &Instance, keep: &[&str], changes: bool) -> Value {
+    let saved = |name: &str| !NEVER_SAVED.contains(&name);
+    let changed: Vec<String> = match changes {
+        true => instance.what_changed().into_iter().filter(|name| saved(name)).collect(),
+        false => Vec::new(),
+    };
+    let mut primitive = instance.to_primitive();
+    let Value::Object(fields) = &mut primitive else { return primitive };
+    if let Some(data) = fields.get_mut("nova_object.data").and_then(Value::as_object_mut) {
+        data.retain(|name, _| keep.contains(&name.as_str()) || changed.contains(name));
+    }
+    match changed.is_empty() {
+        true => drop(fields.remove("nova_object.changes")),
+        false => drop(fields.insert("nova_object.changes".to_owned(), json!(changed))),
+    }
+    primitive
+}
+
+/// Whether the record has everything that `instance` was to be saved with, apart from the task
+/// state, which may have moved on since; something else must have been saved to tell by.
+fn is_applied(instance: &Instance, record: &Instance) -> bool {
+    let (ours, theirs) = (instance.to_primitive(), record.to_primitive());
+    let field = |primitive: &Value, name: &str| {
+        let mut value = primitive["nova_object.data"].get(name).cloned();
+        value.iter_mut().for_each(rules::forget_changes);
+        value
+    };
+    let same = |name: &str| field(&ours, name) == field(&theirs, name);
+    let changed = instance.what_changed();
+    let mut saved = changed.iter().filter(|name| !NEVER_SAVED.contains(&name.as_str()));
+    let others = saved.clone().filter(|name| *name != "task_state").count();
+    match others {
+        0 => same("task_state"),
+        _ => saved.all(|name| name == "task_state" || same(name)),
+    }
+}
+
+/// Takes the record's own fields over, and keeps those that weren't read.
+fn take(instance: &mut Instance, record: &Instance) -> Result<(), ObjectError> {
+    let primitive = record.to_primitive();
+    let mut taken = instance.clone();
+    for (name, value) in primitive["nova_object.data"].as_object().into_iter().flatten() {
+        taken.load_field(name, value)?;
+    }
+    taken.reset_changes();
+    *instance = taken;
+    Ok(())
+}
+
+/// An error of a call about one instance, as all kinds of records say it.
+fn of_instance(uuid: Uuid, error: ConductorError) -> RecordsError {
+    let Some(raised) = error.raised() else { return error.into() };
+    let state = |key: &str| match raised.kwargs.get(key).and_then(|states| states.get("task_state"))
+    {
+        Some(Value::Array(states)) => states.iter().map(name_of).collect::<Vec<_>>().join(" or "),
+        Some(state) => name_of(state),
+        None => "unknown".to_owned(),
+    };
+    match raised.class.as_str() {
+        // The last: a row that would belong to an instance that isn't there.
+        "InstanceNotFound"
+        | "InstanceActionNotFound"
+        | "InstanceActionEventNotFound"
+        | "DBReferenceError" => RecordsError::NotFound(uuid),
+        "UnexpectedDeletingTaskStateError" => RecordsError::Deleting(uuid),
+        "UnexpectedTaskStateError" => {
+            let (expected, found) = (state("expected"), state("actual"));
+            RecordsError::UnexpectedTaskState { uuid, expected, found }
+        }
+        _ => error.into(),
+    }
+}
+
+fn name_of(state: &Value) -> String {
+    state.as_str().unwrap_or("none").to_owned()
+}
