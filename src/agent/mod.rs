@@ -45,6 +45,7 @@ use connect::await_hypervisor;
 use notifications::Notifications;
 
 mod connect;
+pub mod network;
 mod notifications;
 mod options;
 mod periodics;

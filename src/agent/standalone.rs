@@ -29,6 +29,8 @@ pub(super) fn plane(
         claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),
         scheduling: Arc::new(Unscheduled),
         notifier,
+        events: Arc::default(),
+        info_caches: Arc::default(),
         settings: Arc::new(settings(config, &connected.host, connected.guest_host.clone())?),
     };
     let records = Arc::new(records);

@@ -109,6 +109,19 @@ section! {
     /// The pointer of guests with a graphical console. Unset can't be asked for in a file.
     pointer_model: PointerModel = Opt::choice(PointerModel::CHOICES).default("usbtablet");
 
+    /// How long Neutron may take to report that a new guest's ports are plugged, before which the
+    /// guest doesn't run. 0: it is not awaited.
+    vif_plugging_timeout: Duration = Opt::seconds(0).default("300");
+
+    /// Whether a guest whose ports aren't reported in time is a failed build; otherwise it runs.
+    vif_plugging_is_fatal: bool = Opt::boolean().default("true");
+
+    /// How often a network set-up that failed is tried again.
+    network_allocate_retries: u32 = Opt::integer(0, 100).default("0");
+
+    /// What instances' recorded networks say of `injected`.
+    flat_injected: bool = Opt::boolean().default("false");
+
     /// How many builds run at once; 0: any number.
     max_concurrent_builds: u32 = Opt::integer(0, u32::MAX as i64).default("10");
 

@@ -24,7 +24,7 @@ use crate::model::state::{PowerState, TaskState, VmState};
 use crate::node::ClaimError;
 use crate::records::{Expected, InstancePart, RecordsError};
 use crate::telemetry::Chain;
-use crate::workflow::interfaces::{plug_vifs, vifs};
+use crate::workflow::interfaces::plug_vifs;
 use crate::workflow::power_off::PowerOff;
 use crate::workflow::power_on::PowerOn;
 use crate::workflow::reboot::{Kind, Reboot};
@@ -272,11 +272,7 @@ async fn go_on(
         }
     }
     // A guest that runs keeps its interfaces; one that is started again plugs them anew.
-    let plugged = match vifs(&instance) {
-        Ok(vifs) => plug_vifs(&instance, &vifs, on).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = plugged {
+    if let Err(error) = plug_vifs(&instance, on).await {
         error!(error = %Chain(&error), "an interface can't be plugged: the port's binding may need a look");
     }
     match then {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::StepResult;
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, cut_power, now};
-use super::interfaces::{known_vifs, place_vifs, unplug_vifs};
+use super::interfaces::{place_vifs, unplug_vifs};
 use crate::model::class::Class;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::notify::{Action, Phase};
@@ -66,10 +66,7 @@ impl Workflow for Terminate {
                 on.settings.serial_ports.iter().for_each(|ports| ports.release(uuid));
                 Ok(())
             }
-            Step::UnplugVifs => {
-                let instance = &self.subject.instance;
-                unplug_vifs(instance, &known_vifs(instance), on).await
-            }
+            Step::UnplugVifs => unplug_vifs(&self.subject.instance, on).await,
             Step::RemoveDirectory => {
                 on.images.remove_directory(uuid).await?;
                 // Saved with the rest. nova: `_run_pending_deletes` looks for those that aren't.

@@ -10,6 +10,8 @@ use uuid::Uuid;
 use super::any::AnyRecord;
 use super::board::Running;
 use super::engine::{Controls, Workflow};
+use super::external_events::ExternalEvents;
+use super::info_cache::InfoCaches;
 use super::instance::Subject;
 use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
 use super::reschedule::BuildArguments;
@@ -44,7 +46,9 @@ pub struct World {
     pub network: Arc<FakeNetwork>,
     pub records: Arc<FakeRecords>,
     pub notifier: Arc<Recorder>,
+    pub events: Arc<ExternalEvents>,
     pub node: Arc<FakeNode>,
+    pub settings: Settings,
 }
 
 impl World {
@@ -55,7 +59,9 @@ impl World {
             network: Arc::new(FakeNetwork::new()),
             records: Arc::new(FakeRecords::new("host1")),
             notifier: Arc::new(Recorder::new("host1", Settings::example().name_template)),
+            events: Arc::new(ExternalEvents::new()),
             node: Arc::new(FakeNode::new("host1")),
+            settings: Settings::example(),
         }
     }
 
@@ -77,7 +83,9 @@ impl World {
             claims: self.node.clone(),
             scheduling: self.node.clone(),
             notifier: self.notifier.clone(),
-            settings: Arc::new(Settings::example()),
+            events: self.events.clone(),
+            info_caches: Arc::new(InfoCaches::default()),
+            settings: Arc::new(self.settings.clone()),
         }
     }
 

@@ -44,6 +44,7 @@ mod scheduler;
 mod services;
 mod tasks;
 mod upkeep;
+mod upkeep;
 
 /// The indirection API's version: the same from 2025.1 to 2026.2.
 const OBJECTS_VERSION: &str = "3.0";
