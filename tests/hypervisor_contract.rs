@@ -396,6 +396,13 @@ async fn lists_and_counters_name_every_domain(subject: &Subject) {
     let host = hypervisor.host_info().await.unwrap();
     assert!(!host.node.is_empty() && host.cpus > 0 && host.memory_mib > 0, "{host:?}");
     assert!(host.guests.contains(&(on.os.architecture.clone(), on.virt_type.clone())));
+    let state = hypervisor.host_state().await.unwrap();
+    assert_eq!((&state.node, state.memory_mib), (&host.node, host.memory_mib));
+    assert!(
+        !state.online_cpus.is_empty() && state.present_cpus as usize >= state.online_cpus.len()
+    );
+    let capabilities = hypervisor.capabilities().await.unwrap();
+    assert_eq!(capabilities.cpu.architecture, host.architecture);
 }
 
 async fn a_definition_made_while_the_domain_runs_is_the_next_boots(subject: &Subject) {

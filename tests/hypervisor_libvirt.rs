@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hypernova::hypervisor::guest::*;
+use hypernova::hypervisor::host::DiskSize;
 use hypernova::hypervisor::libvirt::xml::{Node, domain_xml};
 use hypernova::hypervisor::libvirt::{Libvirt, LibvirtOptions, Observer};
 use hypernova::hypervisor::spec::*;
@@ -186,6 +187,58 @@ async fn a_guest_has_consoles_and_counters() {
     let caps = libvirt.domain_capabilities("x86_64", Some("q35"), "qemu").await.unwrap();
     assert!(caps.disk_buses.contains(&"virtio".to_owned()), "{caps:?}");
     assert!(libvirt.cpu_models("x86_64").await.unwrap().contains(&"qemu64".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_disks_of_running_and_of_stopped_guests_have_their_guests_size() {
+    let Some(daemon) = Daemon::start() else { return };
+    let libvirt = Libvirt::open(quick(&daemon)).await.unwrap();
+    assert_eq!(libvirt.disk_sizes().await.unwrap(), []);
+    let mut paths = Vec::new();
+    let mut specs = Vec::new();
+    for (name, format) in [("on", "qcow2"), ("off", "qcow2"), ("raw", "raw")] {
+        let path = daemon.path().join(name);
+        let mut create = std::process::Command::new("qemu-img");
+        let made = create.args(["create", "-q", "-f", format]).arg(&path).arg("64M").status();
+        assert!(made.unwrap().success());
+        let mut spec = bootless(&daemon);
+        spec.disks = vec![DiskSpec {
+            path: path.clone(),
+            device: "disk".into(),
+            format: format.into(),
+            cache: "writeback".into(),
+            target: "vda".into(),
+            bus: "virtio".into(),
+            ..DiskSpec::default()
+        }];
+        libvirt.define(&spec).await.unwrap();
+        if name != "off" {
+            libvirt.start(spec.uuid, PLAIN).await.unwrap();
+        }
+        paths.push(path.to_str().unwrap().to_owned());
+        specs.push(spec);
+    }
+    let mut found = libvirt.disk_sizes().await.unwrap();
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    paths.sort();
+    let disk = |path: String| DiskSize { path, capacity_bytes: 64 << 20 };
+    assert_eq!(found, paths.into_iter().map(disk).collect::<Vec<_>>());
+    for spec in specs {
+        libvirt.destroy(spec.uuid).await.unwrap();
+        libvirt.undefine(spec.uuid).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_features_are_those_of_its_model_too() {
+    let Some(daemon) = Daemon::start() else { return };
+    let libvirt = Libvirt::open(quick(&daemon)).await.unwrap();
+    let caps = libvirt.capabilities().await.unwrap();
+    assert!(!caps.cells.is_empty());
+    let feature = |name: &str| caps.cpu.features.contains(name);
+    assert!(feature("fpu") && feature("sse2") && feature("lm"), "{:?}", caps.cpu);
+    let of_model = libvirt.model_features(&caps.cpu, "qemu64").await.unwrap().unwrap();
+    assert!(of_model.contains("sse2") && !of_model.contains("avx"), "{of_model:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! start: journal ─▶ hypervisor ─▶ records ─▶ take up workflows ─▶ socket, bus ─▶ ready
-//! stop:  no more requests ─▶ workflows finish or park ─▶ answers go out ─▶ connections close
+//!                                                  └─▶ recovery ─▶ periodic tasks
+//! stop:  no more requests ─▶ periodic tasks end ─▶ workflows finish or park ─▶ answers go out
+//!        ─▶ connections close
 //! ```
 
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::config::hypernova::ControlPlane;
 use crate::config::{Config, ConfigError};
 use crate::dispatch::Dispatcher;
+use crate::dispatch::own::OwnRequests;
 use crate::health::{Component, Health, HealthError, HealthServer, Metrics, State};
 use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::images::ImageError;
@@ -23,6 +26,7 @@ use crate::model::object::NameError;
 use crate::network::NetworkError;
 use crate::records::history::History;
 use crate::records::sqlite::OpenError;
+use crate::records::upkeep::Upkeep;
 use crate::rpc::amqp::Consuming;
 use crate::rpc::bus::{Bus, BusError};
 use crate::rpc::counters::Counts;
@@ -41,6 +45,7 @@ use connect::await_hypervisor;
 use notifications::Notifications;
 
 mod connect;
+pub mod network;
 mod notifications;
 mod options;
 mod periodics;
@@ -104,6 +109,8 @@ pub enum AgentError {
 /// What the rest of the agent gets from its mode.
 struct Plane {
     backends: Backends,
+    /// What periodic tasks and recovery ask of the records.
+    upkeep: Arc<dyn Upkeep>,
     /// What happened to each instance, for the commands.
     history: Option<Arc<dyn History>>,
 }
@@ -165,6 +172,10 @@ pub async fn serve(
     dispatcher.prune().await?;
     relearn(dispatcher.backends()).await;
     let resumed = dispatcher.resume().await?;
+    let own = OwnRequests::new(dispatcher.clone(), plane.upkeep);
+    let periodics = Arc::new(periodics::start(&config, metrics.clone(), &own));
+    let keeping = periodics::keep_instances(config.clone(), periodics.clone(), own);
+    tokio::spawn(stop.clone().run_until_cancelled_owned(keeping));
 
     let operator =
         Operator::new(dispatcher.clone(), plane.history, config.default_.instances_path.clone());
@@ -189,15 +200,13 @@ pub async fn serve(
         tokio::spawn(listener.run(stop_now.clone()));
     }
     let watched = bus.as_ref().map(|bus| (bus.watch(), bus.counts()));
-    let watching = look_after(health, metrics.clone(), hypervisor, journal, watched);
-    let looking = tokio::spawn(watching);
+    let looking = tokio::spawn(look_after(health, metrics, hypervisor, journal, watched));
     let keeper = manager.clone();
     let until = stop_now.clone();
     tokio::spawn(async move {
         // The runtime itself answers here: a stuck one gives no sign of life.
         keeper.keep_alive(|| async { tokio::spawn(async {}).await.is_ok() }, until).await;
     });
-    let periodics = periodics::start(&config, metrics.clone(), &dispatcher);
     if let Some(bus) = &bus {
         let consuming = tokio::time::timeout(Duration::from_secs(10), bus.consuming());
         if consuming.await.is_err() {

@@ -21,6 +21,7 @@ use crate::rpc::bus::BusSettings;
 use crate::rpc::options::{Failover, LoginMethod, RabbitOptions};
 use crate::rpc::transport_url::TransportUrl;
 use crate::rpc::watchdog::Watchdog;
+use crate::workflow::plug_events::PlugSettings;
 use crate::workflow::serial_ports::SerialPorts;
 use crate::workflow::{ConsoleSettings, Settings};
 
@@ -87,6 +88,14 @@ pub(super) fn settings(
         virt_type: config.libvirt.virt_type.as_str().to_owned(),
         name_template: NameTemplate::parse(&config.default_.instance_name_template)?,
         force_config_drive: config.default_.force_config_drive,
+        plugging: PlugSettings {
+            timeout: config.default_.vif_plugging_timeout,
+            is_fatal: config.default_.vif_plugging_is_fatal,
+            awaited_at_reboot: config
+                .workarounds
+                .wait_for_vif_plugged_event_during_hard_reboot
+                .clone(),
+        },
         dhcp_domain: config.api.dhcp_domain.clone(),
         shutdown_timeout: config.default_.shutdown_timeout,
         shutdown_retry_interval: config.compute.shutdown_retry_interval,

@@ -29,7 +29,10 @@ pub(super) fn plane(
         claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),
         scheduling: Arc::new(Unscheduled),
         notifier,
+        events: Arc::default(),
+        info_caches: Arc::default(),
         settings: Arc::new(settings(config, &connected.host, connected.guest_host.clone())?),
     };
-    Ok(Plane { backends, history: Some(Arc::new(records)) })
+    let records = Arc::new(records);
+    Ok(Plane { backends, upkeep: records.clone(), history: Some(records) })
 }

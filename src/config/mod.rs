@@ -30,6 +30,7 @@ pub mod keystoneauth;
 pub mod libvirt;
 pub mod neutron;
 pub mod notifications;
+pub mod os_vif_ovs;
 pub mod oslo_messaging_notifications;
 pub mod oslo_messaging_rabbit;
 pub mod placement;
@@ -86,6 +87,7 @@ config! {
     neutron: neutron::Neutron,
     notifications: notifications::Notifications,
     oslo_messaging_notifications: oslo_messaging_notifications::OsloMessagingNotifications,
+    os_vif_ovs: os_vif_ovs::OsVifOvs,
     oslo_messaging_rabbit: oslo_messaging_rabbit::OsloMessagingRabbit,
     placement: placement::Placement,
     serial_console: serial_console::SerialConsole,

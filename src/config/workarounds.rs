@@ -9,6 +9,14 @@ section! {
     /// Whether guests run without an APIC.
     libvirt_disable_apic: bool = Opt::boolean().default("false");
 
+    /// Whether a guest that goes off by itself is noticed at once, by libvirt's events, and not only
+    /// every sync_power_state_interval.
+    handle_virt_lifecycle_events: bool = Opt::boolean().default("true");
+
+    /// Kinds of ports (normal, direct, …) whose plug is awaited when a domain is made anew, too: for
+    /// networks that plug late.
+    wait_for_vif_plugged_event_during_hard_reboot: Vec<String> = Opt::list().default("");
+
     /// Whether the image cache's size counts as reserved disk space.
     reserve_disk_resource_for_image_cache: bool = Opt::boolean().default("false");
 }

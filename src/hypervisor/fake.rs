@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::host::{Capabilities, DomainCapabilities, GuestDisk, HostCpu, HostState};
+use super::host::{Capabilities, DiskSize, DomainCapabilities, HostCpu, HostState};
 use super::libvirt::xml;
 use super::spec::{DomainSpec, GraphicsSpec, SerialSpec};
 use super::{
@@ -621,9 +621,9 @@ impl Hypervisor for FakeHypervisor {
         self.call("model_features", |_| Ok(Some(cpu.features.clone()))).await
     }
 
-    async fn guest_disks(&self) -> Result<Vec<GuestDisk>, HypervisorError> {
+    async fn disk_sizes(&self) -> Result<Vec<DiskSize>, HypervisorError> {
         // The fake's disks have no sizes.
-        self.call("guest_disks", |_| Ok(Vec::new())).await
+        self.call("disk_sizes", |_| Ok(Vec::new())).await
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

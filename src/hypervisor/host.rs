@@ -129,7 +129,7 @@ pub struct HostState {
 
 /// A disk that is a file or a block device of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct GuestDisk {
+pub struct DiskSize {
     pub path: String,
     /// What the guest sees.
     pub capacity_bytes: u64,

@@ -20,7 +20,7 @@ pub mod host;
 pub mod libvirt;
 pub mod spec;
 
-use host::{Capabilities, DomainCapabilities, GuestDisk, HostCpu, HostState};
+use host::{Capabilities, DiskSize, DomainCapabilities, HostCpu, HostState};
 use spec::{DomainSpec, FirmwareFiles};
 
 /// How a domain is started.
@@ -221,7 +221,7 @@ pub trait Hypervisor: Send + Sync {
 
     /// Every disk of every domain that is a file or a block device of this host, in one call to the
     /// hypervisor.
-    async fn guest_disks(&self) -> Result<Vec<GuestDisk>, HypervisorError>;
+    async fn disk_sizes(&self) -> Result<Vec<DiskSize>, HypervisorError>;
 
     /// State changes from now on. A receiver that falls behind must ask [`Hypervisor::domain`].
     fn events(&self) -> broadcast::Receiver<DomainEvent>;

@@ -56,7 +56,7 @@ impl Tracker {
         let (state, capabilities, disks) = tokio::join!(
             hypervisor.host_state(),
             hypervisor.capabilities(),
-            hypervisor.guest_disks()
+            hypervisor.disk_sizes()
         );
         let (state, disks) = (state?, disks?);
         let (instances, cache) =

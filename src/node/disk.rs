@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::hypervisor::host::GuestDisk;
+use crate::hypervisor::host::DiskSize;
 
 const GIB: u64 = 1 << 30;
 
@@ -23,7 +23,7 @@ impl DiskSpace {
     ///
     /// # Errors
     /// The file system's.
-    pub fn of(directory: &Path, disks: &[GuestDisk]) -> io::Result<Self> {
+    pub fn of(directory: &Path, disks: &[DiskSize]) -> io::Result<Self> {
         let found = nix::sys::statvfs::statvfs(directory)?;
         let fragment = found.fragment_size();
         let over_committed = disks.iter().filter_map(|disk| over_committed(directory, disk));
@@ -47,7 +47,7 @@ impl DiskSpace {
 
 /// How far a disk of ours is smaller than its guest thinks; `None` for one that is elsewhere, such as
 /// a volume, or gone. nova: virt/libvirt/driver.py, `_get_instance_disk_info_from_config`
-fn over_committed(directory: &Path, disk: &GuestDisk) -> Option<u64> {
+fn over_committed(directory: &Path, disk: &DiskSize) -> Option<u64> {
     let path = Path::new(&disk.path);
     if !path.starts_with(directory) {
         return None;
@@ -89,7 +89,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk");
         std::fs::File::create(&path).unwrap().set_len(8 << 20).unwrap();
-        let disk = |path: &Path| GuestDisk {
+        let disk = |path: &Path| DiskSize {
             path: path.to_str().unwrap().to_owned(),
             capacity_bytes: 8 << 20,
         };

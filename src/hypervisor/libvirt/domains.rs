@@ -16,7 +16,7 @@ use virt_sys as sys;
 use super::errors::Fault;
 use super::xml::{self, NOVA_NAMESPACE, OLD_NOVA_NAMESPACE};
 use super::{Libvirt, state, stats};
-use crate::hypervisor::host::{Capabilities, DomainCapabilities, GuestDisk, HostCpu, HostState};
+use crate::hypervisor::host::{Capabilities, DiskSize, DomainCapabilities, HostCpu, HostState};
 use crate::hypervisor::spec::{DomainSpec, FirmwareFiles};
 use crate::hypervisor::{
     ConsoleEndpoints, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor, HypervisorError,
@@ -261,7 +261,7 @@ impl Hypervisor for Libvirt {
         self.read_model_features(cpu, model).await
     }
 
-    async fn guest_disks(&self) -> Result<Vec<GuestDisk>, HypervisorError> {
+    async fn disk_sizes(&self) -> Result<Vec<DiskSize>, HypervisorError> {
         self.call("read disks", |connect| Ok(stats::disks_of_all(connect)?)).await
     }
 

@@ -11,7 +11,7 @@ use virt::error::Error;
 use virt_sys as sys;
 
 use super::state::power_state;
-use crate::hypervisor::host::GuestDisk;
+use crate::hypervisor::host::DiskSize;
 use crate::hypervisor::{DiskStats, DomainStats, InterfaceStats};
 use crate::model::state::PowerState;
 
@@ -49,13 +49,13 @@ fn ask_all(connect: &Connect, groups: u32) -> Result<Vec<DomainStats>, Error> {
 }
 
 /// The disks of every domain, running or not, that have a path on this host.
-pub fn disks_of_all(connect: &Connect) -> Result<Vec<GuestDisk>, Error> {
+pub fn disks_of_all(connect: &Connect) -> Result<Vec<DiskSize>, Error> {
     let groups = sys::VIR_DOMAIN_STATS_BLOCK;
     let records = Records::ask(|records| {
         // SAFETY: the connection is open and `records` a valid place for the list.
         unsafe { sys::virConnectGetAllDomainStats(connect.as_ptr(), groups, records, NO_WAIT) }
     })?;
-    Ok(records.values().flat_map(|values| guest_disks(&values)).collect())
+    Ok(records.values().flat_map(|values| disk_sizes(&values)).collect())
 }
 
 /// Counters of one domain; `None` when libvirt had nothing to say of it.
@@ -232,7 +232,7 @@ fn domain_stats(
     }
 }
 
-fn guest_disks(values: &BTreeMap<String, Value>) -> Vec<GuestDisk> {
+fn disk_sizes(values: &BTreeMap<String, Value>) -> Vec<DiskSize> {
     let count = match values.get("block.count") {
         Some(Value::Number(count)) => (*count).min(MAX_DEVICES),
         _ => 0,
@@ -244,7 +244,7 @@ fn guest_disks(values: &BTreeMap<String, Value>) -> Vec<GuestDisk> {
         let Some(Value::Number(capacity)) = values.get(&format!("block.{index}.capacity")) else {
             return None;
         };
-        Some(GuestDisk { path: path.clone(), capacity_bytes: *capacity })
+        Some(DiskSize { path: path.clone(), capacity_bytes: *capacity })
     };
     (0..count).filter_map(disk).collect()
 }
@@ -263,8 +263,8 @@ mod tests {
             text("block.1.name", "vdb"),
             text("block.2.path", "/i/gone"),
         ]);
-        let disk = GuestDisk { path: "/i/disk".into(), capacity_bytes: 1 << 30 };
-        assert_eq!(guest_disks(&values), [disk]);
+        let disk = DiskSize { path: "/i/disk".into(), capacity_bytes: 1 << 30 };
+        assert_eq!(disk_sizes(&values), [disk]);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Service records: this agent's own, and what the others' say. nova: objects/service.py
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::error::absent;
-use super::{Conductor, ConductorError, Repeat};
+use super::{Conductor, ConductorError, ConductorOptions, Repeat};
 use crate::model::context::RequestContext;
-use crate::model::object::{FieldType, Service};
+use crate::model::object::{FieldType, Service, VersionedObject};
 
 impl Conductor {
     /// The service of this name on a host; `None` when there is none. `binary`: `nova-compute`.
@@ -57,17 +60,21 @@ impl Conductor {
         self.save_object(context, service).await
     }
 
-    /// Saves what has changed in one try only: who sends heartbeats sends another one soon.
+    /// Saves what has changed in one try only, and waits no longer than this: who sends heartbeats
+    /// sends another one soon.
     pub async fn save_service_once(
         &self,
         context: &RequestContext,
         service: &mut Service,
+        within: Duration,
     ) -> Result<(), ConductorError> {
-        let primitive = FieldType::encode(service);
-        let (method, kwargs) = ("save", json!({}));
-        self.object_action(context, service, primitive, method, kwargs, Repeat::Never)
-            .await
-            .map(drop)
+        let within = within.min(self.options.response_timeout);
+        let hasty = ConductorOptions { response_timeout: within, ..(*self.options).clone() };
+        let hasty = Self { caller: self.caller.clone(), options: Arc::new(hasty) };
+        let primitive = service.to_primitive();
+        let saved =
+            hasty.object_action(context, service, primitive, "save", json!({}), Repeat::Never);
+        saved.await.map(drop)
     }
 
     /// The lowest version of this cell's services of a name, of those not forced down; 0 when
