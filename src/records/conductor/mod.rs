@@ -24,7 +24,7 @@ use crate::model::object::{VersionedObject, apply_action_result, manifest};
 pub use caller::{Call, CallFailure, Caller, Raised};
 pub use error::ConductorError;
 pub use instances::ConductorRecords;
-pub use levels::VersionCap;
+pub use levels::{UnknownLevel, VersionCap};
 pub use migrations::MigrationFilter;
 
 mod actions;
@@ -43,7 +43,6 @@ mod nodes;
 mod scheduler;
 mod services;
 mod tasks;
-mod upkeep;
 mod upkeep;
 
 /// The indirection API's version: the same from 2025.1 to 2026.2.
