@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::connect::Connected;
-use super::options::{images, settings};
+use super::options::{images_from, settings, standalone_source};
 use super::{AgentError, Plane};
 use crate::config::Config;
 use crate::network::standalone::StandaloneNetwork;
@@ -23,7 +23,7 @@ pub(super) fn plane(
     let records = SqliteRecords::open(&config.hypernova.records, &config.default_.host)?;
     let backends = Backends {
         hypervisor: connected.hypervisor.clone(),
-        images: images(config)?,
+        images: images_from(config, standalone_source(config))?,
         network: Arc::new(StandaloneNetwork::new(config.hypernova.default_network.as_str())?),
         records: Arc::new(records.clone()),
         claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),
@@ -34,5 +34,5 @@ pub(super) fn plane(
         settings: Arc::new(settings(config, &connected.host, connected.guest_host.clone())?),
     };
     let records = Arc::new(records);
-    Ok(Plane { backends, upkeep: records.clone(), history: Some(records) })
+    Ok(Plane { backends, upkeep: records.clone(), history: Some(records), nova: None })
 }

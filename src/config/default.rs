@@ -68,6 +68,15 @@ section! {
     /// rabbit://user:password@host:5672,user:password@host2:5672/virtual_host
     transport_url: Secret = Opt::text().default("rabbit://").secret();
 
+    /// How long an answer of another service of nova's may take.
+    rpc_response_timeout: Duration = Opt::seconds(1).default("60");
+
+    /// How often the control plane is told that this host is alive.
+    report_interval: Duration = Opt::seconds(1).default("10");
+
+    /// How often what this host has is looked at and reported. 0: every minute; negative: never.
+    update_resources_interval: i64 = Opt::integer(-1, 1 << 30).default("0").unit("seconds");
+
     /// The topic exchange that the control plane publishes to.
     control_exchange: String = Opt::text().default("nova");
 

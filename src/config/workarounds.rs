@@ -17,6 +17,10 @@ section! {
     /// networks that plug late.
     wait_for_vif_plugged_event_during_hard_reboot: Vec<String> = Opt::list().default("");
 
+    /// Whether the agent starts beside nova-compute services that are too old for the control
+    /// plane's release.
+    disable_compute_service_check_for_ffu: bool = Opt::boolean().default("false");
+
     /// Whether the image cache's size counts as reserved disk space.
     reserve_disk_resource_for_image_cache: bool = Opt::boolean().default("false");
 }
