@@ -36,6 +36,7 @@ pub mod placement;
 pub mod serial_console;
 pub mod service_user;
 pub mod spice;
+pub mod upgrade_levels;
 pub mod vnc;
 pub mod workarounds;
 
@@ -91,6 +92,7 @@ config! {
     serial_console: serial_console::SerialConsole,
     service_user: service_user::ServiceUser,
     spice: spice::Spice,
+    upgrade_levels: upgrade_levels::UpgradeLevels,
     vnc: vnc::Vnc,
     workarounds: workarounds::Workarounds,
 }
