@@ -80,6 +80,13 @@ section! {
     /// The topic exchange that the control plane publishes to.
     control_exchange: String = Opt::text().default("nova");
 
+    /// How long nova-conductor may take over an answer.
+    rpc_response_timeout: Duration = Opt::seconds(1).default("60");
+
+    /// How often the control plane is told that this host is alive; 0: never. Its own
+    /// service_down_time should be several times as long.
+    report_interval: Duration = Opt::seconds(0).default("10");
+
     /// Whether to answer `oslo_rpc_server_ping`.
     rpc_ping_enabled: bool = Opt::boolean().default("false");
 

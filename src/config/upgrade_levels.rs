@@ -1,15 +1,15 @@
-//! `[upgrade_levels]`: how new the messages to other services may be.
+//! `[upgrade_levels]`: limits for what is sent, while the control plane is being upgraded.
 
 use crate::config::opt::{Opt, section};
 
 section! {
-    /// How new the messages to other services may be, while a control plane is upgraded: a
-    /// release's name or a version of the interface.
+    /// The newest versions that may be sent, while the control plane is being upgraded: `N.N`, or
+    /// the name of a release. Unset: any.
     UpgradeLevels in "upgrade_levels":
 
-    /// Of calls to nova-conductor. Unset: as new as this agent's.
+    /// To nova-conductor: 3.0 at least.
     conductor: Option<String> = Opt::text();
 
-    /// Of what the schedulers are told. Unset: as new as this agent's.
+    /// To nova-scheduler: 4.2 at least.
     scheduler: Option<String> = Opt::text();
 }
