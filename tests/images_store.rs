@@ -514,22 +514,31 @@ async fn a_cached_image_is_not_served_for_another_checksum_or_place() {
     let images = host_images(&dir);
     let request = image_at(&server.url("/a"), "raw");
     let sound = with_sha256(request.clone(), &content);
-    let cached = images.cache(&sound, silent()).await.unwrap();
-    images.cache(&sound, silent()).await.unwrap();
+    let cached = images.cache(&RequestContext::admin(), &sound, silent()).await.unwrap();
+    images.cache(&RequestContext::admin(), &sound, silent()).await.unwrap();
     let elsewhere = ImageRequest { url: Some(server.url("/b")), ..sound.clone() };
-    images.cache(&elsewhere, silent()).await.expect("the checksum says that it is the same");
+    images
+        .cache(&RequestContext::admin(), &elsewhere, silent())
+        .await
+        .expect("the checksum says that it is the same");
 
-    let error = images.cache(&with_sha256(request.clone(), &other), silent()).await.unwrap_err();
+    let error = images
+        .cache(&RequestContext::admin(), &with_sha256(request.clone(), &other), silent())
+        .await
+        .unwrap_err();
     assert!(matches!(error, ImageError::WrongChecksum { .. }), "{error:?}");
     let unproved = ImageRequest { url: Some(server.url("/b")), ..request.clone() };
-    let error = images.cache(&unproved, silent()).await.unwrap_err();
+    let error = images.cache(&RequestContext::admin(), &unproved, silent()).await.unwrap_err();
     assert!(matches!(error, ImageError::Unacceptable { .. }), "{error:?}");
     assert!(std::fs::read(&cached.path).unwrap() == content, "it may back guests");
 
     // What nova-compute left there says nothing of its source.
     std::fs::remove_file(&cached.path).unwrap();
     std::fs::write(&cached.path, &other).unwrap();
-    images.cache(&sound, silent()).await.expect("served by id, as nova does");
+    images
+        .cache(&RequestContext::admin(), &sound, silent())
+        .await
+        .expect("served by id, as nova does");
 }
 
 #[tokio::test]
@@ -540,12 +549,13 @@ async fn a_fetch_that_is_dropped_leaves_nothing_and_holds_up_nobody() {
     let silent_server = Server::start(content.clone(), stalls);
     let images = host_images(&dir);
     let request = image_at(&silent_server.url("/a"), "raw");
-    let fetch = images.cache(&request, silent());
+    let context = RequestContext::admin();
+    let fetch = images.cache(&context, &request, silent());
     tokio::time::timeout(Duration::from_millis(300), fetch).await.expect_err("it stalls");
     assert!(leftovers(&dir.path().join("instances/_base")).is_empty());
     let server = Server::start(content.clone(), Behaviour::default());
     let again = ImageRequest { url: Some(server.url("/a")), ..request };
-    let cached = images.cache(&again, silent()).await.unwrap();
+    let cached = images.cache(&RequestContext::admin(), &again, silent()).await.unwrap();
     assert!(std::fs::read(&cached.path).unwrap() == content);
 }
 

@@ -173,6 +173,14 @@ section! {
     /// How often the removal of a deleted instance's files is tried.
     maximum_instance_delete_attempts: u32 = Opt::integer(1, u32::MAX as i64).default("5");
 
+    /// How often the network on record of an instance is compared with Neutron's ports, one instance
+    /// at a time. 0 or negative: never.
+    heal_instance_info_cache_interval: i64 = Opt::spacing().default("-1");
+
+    /// How often the schedulers compare their lists of instances with this host's. 0: once a minute;
+    /// negative: never.
+    scheduler_instance_sync_interval: i64 = Opt::spacing().default("120");
+
     /// How long a soft-deleted instance can be restored. 0: it is deleted at once, by nova-api.
     reclaim_instance_interval: Duration = Opt::seconds(0).default("0");
 

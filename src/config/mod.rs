@@ -22,6 +22,7 @@ pub mod cinder;
 pub mod compute;
 pub mod consoleauth;
 pub mod default;
+pub mod filter_scheduler;
 pub mod glance;
 pub mod hypernova;
 pub mod image_cache;
@@ -78,6 +79,7 @@ config! {
     cinder: cinder::Cinder,
     compute: compute::Compute,
     consoleauth: consoleauth::Consoleauth,
+    filter_scheduler: filter_scheduler::FilterScheduler,
     glance: glance::Glance,
     image_cache: image_cache::ImageCache,
     libvirt: libvirt::Libvirt,

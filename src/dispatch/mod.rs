@@ -21,8 +21,10 @@ use uuid::Uuid;
 
 use crate::health::Metrics;
 use crate::model::class::Class;
+use crate::model::context::RequestContext;
+use crate::model::object::Instance;
 use crate::model::time::Timestamp;
-use crate::records::Expected;
+use crate::records::{Expected, InstancePart, RecordsError};
 use crate::telemetry::Chain;
 use crate::workflow::any::AnyRecord;
 use crate::workflow::board::{Board, Row, Running};
@@ -42,6 +44,14 @@ mod turn;
 pub use outcome::Outcome;
 
 use admission::{Admission, Refusal, RequestKind, admit};
+
+/// What a workflow may look at, and what is told of its instance.
+const LOOKED_AT: &[InstancePart] = &[
+    InstancePart::Flavor,
+    InstancePart::InfoCache,
+    InstancePart::Metadata,
+    InstancePart::SystemMetadata,
+];
 
 /// How long an ended record is kept, so that a redelivery is recognised.
 const KEEP_SETTLED: Duration = Duration::from_secs(24 * 3600);
@@ -389,7 +399,7 @@ impl Inner {
         let message = record.instance_mut().clone();
         let mut attempt = 1;
         let received = loop {
-            match self.backends.records.receive(&context, message.clone()).await {
+            match self.read(&context, message.clone()).await {
                 // The request is ours: it waits for the records, and is not lost.
                 Err(error) if error.class() == Class::Transient => {
                     warn!(error = %Chain(&error), attempt, "waiting for the records");
@@ -417,6 +427,19 @@ impl Inner {
             false => admit(kind, vm_state, task_state),
         };
         decision.map_err(Outcome::Refused)
+    }
+
+    /// The instance with all that workflows look at: a message has what its sender happened to have
+    /// read.
+    async fn read(
+        &self,
+        context: &RequestContext,
+        message: Instance,
+    ) -> Result<Instance, RecordsError> {
+        let records = &self.backends.records;
+        let mut instance = records.receive(context, message).await?;
+        records.load(context, &mut instance, LOOKED_AT).await?;
+        Ok(instance)
     }
 
     /// Ends a record that didn't run. A task state that only its request set is taken back.

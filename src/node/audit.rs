@@ -110,7 +110,7 @@ impl Tracker {
         let began = self.state().ledger.begin_audit();
         let records = &self.backends.records;
         let (instances, migrations) = tokio::join!(
-            records.instances(context, here.host, here.node),
+            records.instances(context, here.node),
             records.migrations(context, here.host, here.node)
         );
         let (instances, migrations) = (instances?, migrations?);
@@ -213,13 +213,8 @@ impl Tracker {
                 continue;
             }
             info!(instance_uuid = %uuid, was = current, now = id, "linked to the node's record");
-            // Nothing but this goes out: what the audit changed for its own use is no news.
-            let mut link = Instance::default();
-            link.id.load(instance.id.get().copied());
-            link.uuid.load(Some(*uuid));
-            link.compute_id.set(Some(id));
-            self.backends.records.save_instance(context, &mut link).await?;
-            instance.compute_id.load(Some(Some(id)));
+            instance.compute_id.set(Some(id));
+            self.backends.records.save_instance(context, instance).await?;
         }
         Ok(())
     }

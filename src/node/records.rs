@@ -33,12 +33,11 @@ pub trait NodeRecords: Send + Sync {
         node: &mut ComputeNode,
     ) -> Result<(), RecordsError>;
 
-    /// Every instance of the node that isn't deleted, with flavors, NUMA topology and migration
-    /// context.
+    /// Every instance of this host's node that isn't deleted, with flavors, NUMA topology and
+    /// migration context.
     async fn instances(
         &self,
         context: &RequestContext,
-        host: &str,
         node: &str,
     ) -> Result<Vec<Instance>, RecordsError>;
 

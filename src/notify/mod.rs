@@ -68,7 +68,7 @@ pub struct InstanceEvent<'a> {
     pub details: Details<'a>,
 }
 
-/// What some phases of some actions tell beside the instance.
+/// What some phases of some actions tell beside the instance's record.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Details<'a> {
     /// Why it failed.

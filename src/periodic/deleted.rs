@@ -119,7 +119,8 @@ async fn clean_domain(
     info!(instance_uuid = %uuid, "the instance is deleted: removing what is left of it here");
     let mut terminate = Terminate::new(Subject::new(instance, "terminate_instance"));
     let (running, never) = (Running::detached(), CancellationToken::new());
-    let stage = Stage { on, context, running: &running, hurry: &never, give_up: &never };
+    let stage =
+        Stage { on, context, running: &running, hurry: &never, give_up: &never, failure: None };
     Ok(terminate.clear_host(&stage).await?)
 }
 

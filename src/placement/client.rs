@@ -186,9 +186,7 @@ pub(super) fn request(
     path: String,
     version: Option<&str>,
 ) -> ApiRequest<'static> {
-    let mut request = ApiRequest::new(method, path, Identity::Service);
-    let id = context.global_request_id.as_ref().or(context.request_id.as_ref());
-    request.global_request_id = id.cloned();
+    let request = ApiRequest::new(method, path, Identity::Service).on_behalf_of(context);
     match version {
         Some(version) => request.header("OpenStack-API-Version", format!("placement {version}")),
         None => request,

@@ -206,10 +206,14 @@ pub fn decode(
     let method = METHODS.iter().find(|method| method.name == name);
     let method = method.ok_or_else(|| Fault::no_such_method(name))?;
     check_arguments(method, &args)?;
-    let message = Message { name, args, id, context };
+    let mut message = Message { name, args, id, context };
     match name {
         "build_and_run_instance" => decode_build(message, from_root),
-        "terminate_instance" => message.change(Terminate::new),
+        "terminate_instance" => {
+            let disks: Option<BlockDeviceMappingList> = take_optional(&mut message.args, "bdms")?;
+            let disks = disks.map(BlockDeviceMappingList::into_items).unwrap_or_default();
+            message.change(|subject| Terminate::new(subject.with_disks(&disks)))
+        }
         "stop_instance" => {
             let clean = flag(&message.args, "clean_shutdown")?;
             message.change(|subject| PowerOff::new(subject, clean))
@@ -313,7 +317,7 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
         },
         admin_password: args.get("admin_password").and_then(Value::as_str).map(Secret::new),
         injected_files: injected_files(args.get("injected_files"))?,
-        block_devices: mapping.map(|list| list.items().to_vec()).unwrap_or_default(),
+        block_devices: mapping.map(BlockDeviceMappingList::into_items).unwrap_or_default(),
         limits,
         arguments,
     };

@@ -24,6 +24,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a step gets to work with.
+#[derive(Clone, Copy)]
 pub struct Stage<'a> {
     pub on: &'a Backends,
     pub context: &'a RequestContext,
@@ -34,6 +35,8 @@ pub struct Stage<'a> {
     /// Cancelled when a delete waits and the step may still be given up: a long wait then ends with
     /// [`StepError::Cancelled`]. Never in an undo, nor from [`Workflow::COMMITTED_FROM`] on.
     pub give_up: &'a CancellationToken,
+    /// Of an undo: why.
+    pub failure: Option<&'a Failure>,
 }
 
 impl Stage<'_> {
@@ -131,8 +134,8 @@ pub async fn run<W: Workflow>(
 ) -> Result<Option<StepError>, JournalError> {
     let context = record.context.clone();
     let (hurry, never) = (&controls.cancel, CancellationToken::new());
-    let firm = Stage { on, context: &context, running, hurry, give_up: &never };
-    let early = Stage { on, context: &context, running, hurry, give_up: hurry };
+    let firm = Stage { on, context: &context, running, hurry, give_up: &never, failure: None };
+    let early = Stage { give_up: hurry, ..firm };
     let mut stopped_by = None;
     if record.head.phase == Phase::Queued {
         record.head.phase = Phase::Forward;
@@ -174,6 +177,8 @@ pub async fn run<W: Workflow>(
         record.head.phase = Phase::Done;
     }
     attempt = 1;
+    let failure = record.head.failure.clone();
+    let undoing = Stage { failure: failure.as_ref(), ..firm };
     while record.head.phase == Phase::Undoing {
         write(record, journal, controls).await?;
         if controls.park.is_cancelled() {
@@ -183,7 +188,7 @@ pub async fn run<W: Workflow>(
         let position = record.head.next.min(W::STEPS.len().saturating_sub(1));
         let step = W::STEPS[position];
         running.undoing_step(position, &step);
-        match timed_undo(step, record.workflow.undo(step, &firm)).await {
+        match timed_undo(step, record.workflow.undo(step, &undoing)).await {
             Ok(()) if position == 0 => record.head.phase = Phase::Undone,
             Ok(()) => {
                 record.head.next = position - 1;

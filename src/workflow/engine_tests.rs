@@ -123,7 +123,10 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                     let deleted = after["record"][4] == true;
                     match W::NAME {
                         _ if deleted => {}
-                        PowerOff::NAME | Reboot::NAME => assert_eq!(vm_state, by_domain, "{at}"),
+                        PowerOff::NAME => assert_eq!(vm_state, by_domain, "{at}"),
+                        Reboot::NAME if by_domain == "active" => {
+                            assert_eq!(vm_state, by_domain, "{at}");
+                        }
                         _ => assert_eq!(vm_state, "error", "{at}"),
                     }
                     continue;
@@ -482,4 +485,51 @@ async fn a_save_that_outlives_the_agent_is_waited_for_by_the_next() {
     world.run(&mut record, &MemoryJournal::default()).await.unwrap();
     assert_eq!(record.head.phase, Phase::Done, "{:?}", record.head.failure);
     assert!(world.hypervisor.get(UUID).unwrap().managed_save);
+}
+
+/// Runs `workflow`, whose libvirt is slow and fails at `call`, while nova-api begins a delete.
+async fn while_a_delete_begins<W: Workflow + HasSubject>(world: World, workflow: W, call: &str) {
+    use crate::records::{Expected, Records};
+    world.hypervisor.fail_always(call);
+    let mut record = world.record(workflow).await;
+    world.hypervisor.set_latency(Duration::from_secs(5));
+    let records = world.records.clone();
+    let context = record.context.clone();
+    let mut instance = record.workflow.subject().instance.clone();
+    let nova_api = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        instance.task_state.set(Some(TaskState::Deleting));
+        records.save(&context, &mut instance, Expected::Any).await.unwrap();
+    });
+    world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+    assert!(nova_api.is_finished(), "{}: the delete came too late", W::NAME);
+    assert!(record.head.settled);
+    assert_ne!(record.head.phase, Phase::Done);
+    world.hypervisor.set_latency(Duration::ZERO);
+    let task_state = &world.state().await["record"][1];
+    assert_eq!(*task_state, "deleting", "{} failing at {call}", W::NAME);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_end_wipes_the_task_state_of_a_delete() {
+    // One that is undone, some that are stuck, and a build.
+    while_a_delete_begins(World::with_guest().await, pause(), "pause").await;
+    while_a_delete_begins(World::with_guest().await, power_off(), "destroy").await;
+    while_a_delete_begins(World::with_guest().await, suspend(), "managed_save").await;
+    while_a_delete_begins(World::new(), spawn(), "define").await;
+    // These have done their work when the record refuses them.
+    while_a_delete_begins(World::with_guest().await, pause(), "nothing").await;
+    while_a_delete_begins(World::with_guest().await, power_off(), "nothing").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_that_is_stuck_can_be_asked_for_again() {
+    let world = World::with_guest().await;
+    world.hypervisor.fail_always("destroy");
+    let terminate = Terminate::new(subject(TaskState::Deleting, "terminate_instance"));
+    let mut record = world.record(terminate).await;
+    world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+    assert_eq!(record.head.phase, Phase::Stuck);
+    let state = world.state().await;
+    assert_eq!((&state["record"][0], &state["record"][1]), (&"error".into(), &().into()));
 }

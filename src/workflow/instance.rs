@@ -12,10 +12,11 @@ use super::engine::{Ending, Stage};
 use super::journal::Failure;
 use super::{Backends, StepError, StepResult};
 use crate::hypervisor::{DomainInfo, HypervisorError};
-use crate::model::object::{Instance, ObjectError};
+use crate::model::object::{BlockDeviceMapping, Instance, ObjectError};
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::model::time::Timestamp;
-use crate::records::Expected;
+use crate::notify::{Action, Phase};
+use crate::records::{Expected, RecordsError};
 
 /// How often a domain is asked for its state while an event is awaited: events can be lost.
 const POLL: Duration = Duration::from_millis(500);
@@ -32,6 +33,12 @@ pub struct Subject {
     /// Whether its fault is on record: an end that is told again doesn't repeat it.
     #[serde(default)]
     pub(super) has_fault: bool,
+    /// Of what has been notified.
+    #[serde(default)]
+    pub(super) told: Vec<(Action, Phase)>,
+    /// Its volumes, where nova tells of them.
+    #[serde(default)]
+    pub(super) volumes: Option<Vec<BlockDeviceMapping>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,7 +49,14 @@ struct Before {
 
 impl Subject {
     pub fn new(instance: Instance, method: &str) -> Self {
-        Self { instance, event: Self::event_of(method), before: None, has_fault: false }
+        Self {
+            instance,
+            event: Self::event_of(method),
+            before: None,
+            has_fault: false,
+            told: Vec::new(),
+            volumes: None,
+        }
     }
 
     /// # Errors
@@ -60,7 +74,9 @@ impl Subject {
             });
         }
         let uuid = self.uuid()?;
-        Ok(stage.on.records.event_started(stage.context, uuid, &self.event).await?)
+        stage.on.records.event_started(stage.context, uuid, &self.event).await?;
+        self.load_what_is_told(stage).await;
+        Ok(())
     }
 
     /// The vm_state before the workflow.
@@ -85,19 +101,32 @@ impl Subject {
     /// The usual end, in nova's order: a failure becomes a fault and the event's result, then the
     /// task is over. A stuck instance is an error.
     pub async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
+        self.settle_expecting(ending, unless_deleting(), stage).await
+    }
+
+    /// The same, for the request whose task the states in `expected` belong to.
+    pub async fn settle_expecting(
+        &mut self,
+        ending: Ending<'_>,
+        expected: Expected,
+        stage: &Stage<'_>,
+    ) -> StepResult {
         let failure = match ending {
             Ending::Done => return self.finish(None, stage).await,
             Ending::Undone(failure) => failure,
             Ending::Stuck(failure) => {
-                self.instance.vm_state.set(Some(VmState::Error));
-                let records = &stage.on.records;
-                records.save(stage.context, &mut self.instance, Expected::Any).await?;
+                if !failure.is_preempted() {
+                    self.instance.vm_state.set(Some(VmState::Error));
+                    self.save_end(expected.clone(), stage).await?;
+                }
                 failure
             }
         };
         let raised = self.raised(failure);
         self.fail(&raised, stage).await?;
-        self.end_task(failure, stage).await
+        self.end_task(failure, expected, stage).await?;
+        self.tell_exception(&raised, stage);
+        Ok(())
     }
 
     /// The end of what can't be undone but leaves the domain as it is: a stuck instance is what its
@@ -115,22 +144,48 @@ impl Subject {
         let power_state = found.map_or(PowerState::NoState, |info| info.power_state);
         self.instance.vm_state.set(Some(if runs { before } else { VmState::Stopped }));
         self.instance.power_state.set(Some(power_state.number()));
-        self.end_task(failure, stage).await
+        self.end_task(failure, unless_deleting(), stage).await?;
+        self.tell_exception(&raised, stage);
+        Ok(())
     }
 
     /// Takes the task state back, unless somebody else has set another one meanwhile.
     /// nova: compute/manager.py, reverts_task_state
-    pub async fn end_task(&mut self, failure: &Failure, stage: &Stage<'_>) -> StepResult {
-        let preempted = failure.fault.as_ref().is_some_and(|fault| {
-            matches!(&*fault.class, "UnexpectedTaskStateError" | "UnexpectedDeletingTaskStateError")
-        });
-        if preempted {
+    async fn end_task(
+        &mut self,
+        failure: &Failure,
+        expected: Expected,
+        stage: &Stage<'_>,
+    ) -> StepResult {
+        if failure.is_preempted() {
             return Ok(());
         }
         self.instance.task_state.set(None);
-        let records = &stage.on.records;
-        Ok(records.save(stage.context, &mut self.instance, Expected::Any).await?)
+        self.save_end(expected, stage).await?;
+        Ok(())
     }
+
+    /// Saves how a task ended. nova-api may have begun a delete meanwhile: then nothing is saved,
+    /// and the states are the delete's. Says whether it was saved.
+    pub async fn save_end(
+        &mut self,
+        expected: Expected,
+        stage: &Stage<'_>,
+    ) -> Result<bool, StepError> {
+        let saved = stage.on.records.save(stage.context, &mut self.instance, expected).await;
+        match saved {
+            Ok(()) => Ok(true),
+            Err(RecordsError::Deleting(_) | RecordsError::UnexpectedTaskState { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Every task state but those of a delete, which nova-api sets over any other.
+pub fn unless_deleting() -> Expected {
+    let deletes = [TaskState::Deleting, TaskState::SoftDeleting];
+    let others = TaskState::ALL.iter().copied().filter(|state| !deletes.contains(state));
+    Expected::OneOf(others.map(Some).chain([None]).collect())
 }
 
 /// Task states in which a save may go through, always with "none": a resumed workflow may have

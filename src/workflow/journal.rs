@@ -100,6 +100,14 @@ impl Failure {
         }
     }
 
+    /// Whether another request has set a task state of its own meanwhile: it stays.
+    /// nova: compute/manager.py, reverts_task_state
+    pub fn is_preempted(&self) -> bool {
+        self.fault.as_ref().is_some_and(|fault| {
+            matches!(&*fault.class, "UnexpectedTaskStateError" | "UnexpectedDeletingTaskStateError")
+        })
+    }
+
     /// The exception at its place in `method`.
     pub fn raised(&self, method: &str) -> Raised {
         let unnamed = || Fault::nova("NovaException", self.message.as_str());

@@ -51,6 +51,8 @@ pub mod unpause;
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
+mod notify_tests;
+#[cfg(test)]
 pub(crate) mod world;
 
 /// What steps act on.

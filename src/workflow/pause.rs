@@ -7,6 +7,7 @@ use super::instance::{Subject, await_domain, expecting, is_running};
 use super::{StepError, StepResult};
 use crate::hypervisor::HypervisorError;
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::notify::{Action, Phase};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pause {
@@ -40,7 +41,9 @@ impl Workflow for Pause {
         match step {
             Step::Begin => {
                 self.was_running |= is_running(on.hypervisor.domain(uuid).await?.as_ref());
-                self.subject.begin(stage).await
+                self.subject.begin(stage).await?;
+                self.subject.tell(Action::Pause, Phase::Start, stage);
+                Ok(())
             }
             Step::PauseDomain => {
                 on.hypervisor.pause(uuid).await?;
@@ -57,7 +60,9 @@ impl Workflow for Pause {
             }
             Step::Record => {
                 let expected = expecting(&[TaskState::Pausing]);
-                self.subject.record(VmState::Paused, PowerState::Paused, expected, stage).await
+                self.subject.record(VmState::Paused, PowerState::Paused, expected, stage).await?;
+                self.subject.tell(Action::Pause, Phase::End, stage);
+                Ok(())
             }
         }
     }

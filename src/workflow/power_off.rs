@@ -7,6 +7,7 @@ use super::StepResult;
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, cut_power, expecting, shut_down, shutdown_timeout};
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::notify::{Action, Phase};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PowerOff {
@@ -39,7 +40,11 @@ impl Workflow for PowerOff {
     async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
         match step {
-            Step::Begin => self.subject.begin(stage).await,
+            Step::Begin => {
+                self.subject.begin(stage).await?;
+                self.subject.tell(Action::PowerOff, Phase::Start, stage);
+                Ok(())
+            }
             Step::ShutDown if self.clean => {
                 let timeout = shutdown_timeout(&self.subject.instance, on);
                 if !shut_down(stage, uuid, timeout).await? {
@@ -51,7 +56,11 @@ impl Workflow for PowerOff {
             Step::CutPower => cut_power(on, uuid).await,
             Step::Record => {
                 let expected = expecting(&[TaskState::PoweringOff]);
-                self.subject.record(VmState::Stopped, PowerState::Shutdown, expected, stage).await
+                self.subject
+                    .record(VmState::Stopped, PowerState::Shutdown, expected, stage)
+                    .await?;
+                self.subject.tell(Action::PowerOff, Phase::End, stage);
+                Ok(())
             }
         }
     }

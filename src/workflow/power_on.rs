@@ -10,6 +10,7 @@ use super::instance::{Subject, await_running, cut_power, expecting, is_active};
 use super::interfaces::{plug_vifs, vifs};
 use crate::hypervisor::StartOptions;
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::notify::{Action, Phase};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PowerOn {
@@ -54,7 +55,9 @@ impl Workflow for PowerOn {
                     cut_power(on, uuid).await?;
                 }
                 self.was_off |= !alive;
-                self.subject.begin(stage).await
+                self.subject.begin(stage).await?;
+                self.subject.tell(Action::PowerOn, Phase::Start, stage);
+                Ok(())
             }
             Step::PlugVifs => {
                 let instance = &self.subject.instance;
@@ -70,7 +73,9 @@ impl Workflow for PowerOn {
             }
             Step::Record => {
                 let expected = expecting(&[TaskState::PoweringOn]);
-                self.subject.record(VmState::Active, PowerState::Running, expected, stage).await
+                self.subject.record(VmState::Active, PowerState::Running, expected, stage).await?;
+                self.subject.tell(Action::PowerOn, Phase::End, stage);
+                Ok(())
             }
         }
     }

@@ -9,10 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::StepResult;
 use super::domain::{define, definition};
 use super::engine::{Ending, Stage, Workflow};
-use super::instance::{Subject, await_running, cut_power, expecting, is_active, shut_down};
+use super::instance::{
+    Subject, await_running, cut_power, expecting, is_active, is_running, shut_down,
+};
 use super::interfaces::{plug_vifs, vifs};
 use crate::hypervisor::{DomainInfo, StartOptions};
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::notify::{Action, Details, Phase};
 use crate::records::Expected;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +56,29 @@ impl Reboot {
     /// Whether the domain that runs now is the one from before.
     fn is_old(&self, found: Option<&DomainInfo>) -> bool {
         is_active(found) && found.and_then(|info| info.id) == self.old_id
+    }
+
+    /// Shows how far the reboot is. nova tells that it starts before the first is on record.
+    async fn enter(&mut self, task: TaskState, stage: &Stage<'_>) -> StepResult {
+        self.subject.instance.task_state.set(Some(task));
+        self.subject.tell(Action::Reboot, Phase::Start, stage);
+        let expected = self.expected();
+        let records = &stage.on.records;
+        Ok(records.save(stage.context, &mut self.subject.instance, expected).await?)
+    }
+
+    fn vm_state_after(&self) -> VmState {
+        match self.subject.vm_state_before() {
+            Some(VmState::Rescued) => VmState::Rescued,
+            _ => VmState::Active,
+        }
+    }
+
+    fn pending(&self) -> TaskState {
+        match self.kind {
+            Kind::Soft => TaskState::RebootPending,
+            Kind::Hard => TaskState::RebootPendingHard,
+        }
     }
 
     fn started(&self) -> TaskState {
@@ -97,12 +123,13 @@ impl Workflow for Reboot {
                     self.old_id = on.hypervisor.domain(uuid).await?.and_then(|info| info.id);
                     self.began = true;
                 }
+                self.subject.begin(stage).await?;
+                self.subject.load_disks(stage).await?;
+                self.enter(self.pending(), stage).await?;
+                self.enter(self.started(), stage).await?;
                 // What can't be defined again is not cut off first.
                 definition(&self.subject.instance, on).await?;
-                self.subject.begin(stage).await?;
-                self.subject.instance.task_state.set(Some(self.started()));
-                let expected = self.expected();
-                Ok(on.records.save(stage.context, &mut self.subject.instance, expected).await?)
+                Ok(())
             }
             Step::ShutDown => {
                 let found = on.hypervisor.domain(uuid).await?;
@@ -141,12 +168,11 @@ impl Workflow for Reboot {
                 Ok(())
             }
             Step::Record => {
-                let after = match self.subject.vm_state_before() {
-                    Some(VmState::Rescued) => VmState::Rescued,
-                    _ => VmState::Active,
-                };
+                let after = self.vm_state_after();
                 let expected = self.expected();
-                self.subject.record(after, PowerState::Running, expected, stage).await
+                self.subject.record(after, PowerState::Running, expected, stage).await?;
+                self.subject.tell(Action::Reboot, Phase::End, stage);
+                Ok(())
             }
         }
     }
@@ -156,7 +182,24 @@ impl Workflow for Reboot {
         Ok(())
     }
 
+    /// A guest that runs in spite of the failure stays active, and its owner reads the fault; any
+    /// other instance is an error. nova: compute/manager.py, _reboot_instance
     async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
-        self.subject.settle_by_domain(ending, stage).await
+        let failure = match ending {
+            Ending::Undone(failure) | Ending::Stuck(failure) if !failure.cancelled => failure,
+            ending => return self.subject.settle(ending, stage).await,
+        };
+        let found = stage.on.hypervisor.domain(self.subject.uuid()?).await;
+        if !found.is_ok_and(|found| is_running(found.as_ref())) {
+            return self.subject.settle(Ending::Stuck(failure), stage).await;
+        }
+        let raised = self.subject.raised(failure);
+        self.subject.record_fault(&raised, raised.fault.shown(), stage).await?;
+        let details = Details { raised: Some(&raised), ..Details::default() };
+        self.subject.tell_of(Action::Reboot, Phase::Error, details, stage);
+        let after = self.vm_state_after();
+        self.subject.record(after, PowerState::Running, Expected::Any, stage).await?;
+        self.subject.tell(Action::Reboot, Phase::End, stage);
+        self.subject.finish(None, stage).await
     }
 }

@@ -1,16 +1,30 @@
-//! What is told of a workflow that failed: the instance's fault, and the result of its event.
-//! nova: compute/manager.py, wrap_instance_fault; compute/utils.py, add_instance_fault_from_exc,
-//! EventReporter
+//! What is told of a workflow: notifications, the fault of one that failed, and the result of its
+//! event. nova: compute/manager.py, wrap_instance_fault; compute/utils.py,
+//! add_instance_fault_from_exc, EventReporter
+
+use serde_json::Map;
+use tracing::warn;
 
 use super::StepResult;
 use super::engine::Stage;
 use super::instance::Subject;
 use super::journal::Failure;
 use crate::model::fault::{Raised, cut};
-use crate::records::InstanceFault;
+use crate::model::object::{BlockDeviceMapping, VersionedObject};
+use crate::notify::{Action, Details, Event, InstanceEvent, Phase};
+use crate::records::{InstanceFault, InstancePart};
+use crate::telemetry::Chain;
 
 /// What the event of an instance's action is called: this and the method's name.
 const PREFIX: &str = "compute_";
+
+/// What notifications tell of an instance that isn't read with it unasked.
+const TOLD: [InstancePart; 4] = [
+    InstancePart::Flavor,
+    InstancePart::InfoCache,
+    InstancePart::Metadata,
+    InstancePart::SystemMetadata,
+];
 
 impl Subject {
     /// The event of a method's action.
@@ -18,9 +32,79 @@ impl Subject {
         format!("{PREFIX}{method}")
     }
 
+    /// Notifies of a phase of an action, once: a step that is done again has nothing new to tell. It
+    /// is told a second time only when the agent ends before the journal knows that it was told.
+    pub fn tell(&mut self, action: Action, phase: Phase, stage: &Stage<'_>) {
+        self.tell_of(action, phase, Details::default(), stage);
+    }
+
+    /// [`Self::tell`], with what the instance's record doesn't say.
+    pub fn tell_of(
+        &mut self,
+        action: Action,
+        phase: Phase,
+        details: Details<'_>,
+        stage: &Stage<'_>,
+    ) {
+        if self.has_told(action, phase) {
+            return;
+        }
+        self.told.push((action, phase));
+        let block_devices = self.volumes.as_deref();
+        let details = Details { block_devices, ..details };
+        let event = InstanceEvent { instance: &self.instance, action, phase, details };
+        stage.on.notifier.notify(stage.context, &Event::Instance(event));
+    }
+
+    /// Has the volumes among its disks told of from now on.
+    pub fn with_disks(mut self, disks: &[BlockDeviceMapping]) -> Self {
+        let is_told = |disk: &&BlockDeviceMapping| disk.volume_id.value().is_some();
+        self.volumes = Some(disks.iter().filter(is_told).cloned().collect());
+        self
+    }
+
+    /// [`Self::with_disks`] of those on record, for an action whose request doesn't name them.
+    pub(super) async fn load_disks(&mut self, stage: &Stage<'_>) -> StepResult {
+        if self.volumes.is_none() && stage.on.notifier.is_on() {
+            let disks = stage.on.records.block_devices(stage.context, self.uuid()?).await?;
+            *self = self.clone().with_disks(disks.items());
+        }
+        Ok(())
+    }
+
+    pub fn has_told(&self, action: Action, phase: Phase) -> bool {
+        self.told.contains(&(action, phase))
+    }
+
+    /// Notifies of the exception that the method raised. nova: exception_wrapper.py
+    pub fn tell_exception(&self, raised: &Raised, stage: &Stage<'_>) {
+        if stage.on.notifier.is_on() {
+            let mut args = Map::new();
+            args.insert("instance".to_owned(), self.instance.to_primitive());
+            let (method, args) = (self.method(), &args);
+            stage.on.notifier.notify(stage.context, &Event::Exception { method, args, raised });
+        }
+    }
+
+    /// A message has what its sender happened to have read of the instance, and notifications tell
+    /// more. One that can't be had is told without.
+    pub(super) async fn load_what_is_told(&mut self, stage: &Stage<'_>) {
+        if !stage.on.notifier.is_on() {
+            return;
+        }
+        let loaded = stage.on.records.load(stage.context, &mut self.instance, &TOLD);
+        if let Err(error) = loaded.await {
+            warn!(error = %Chain(&error), "notifications tell less of the instance");
+        }
+    }
+
+    fn method(&self) -> &str {
+        self.event.strip_prefix(PREFIX).unwrap_or(&self.event)
+    }
+
     /// nova's exception for the failure, at its place in the method.
     pub fn raised(&self, failure: &Failure) -> Raised {
-        failure.raised(self.event.strip_prefix(PREFIX).unwrap_or(&self.event))
+        failure.raised(self.method())
     }
 
     /// Records what the method raised: as the instance's fault and as its event's result.

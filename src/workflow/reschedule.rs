@@ -25,14 +25,13 @@ impl fmt::Debug for BuildArguments {
 }
 
 /// What `build_instances` takes over from `build_and_run_instance` as it is.
-const KEPT: [&str; 8] = [
+const KEPT: [&str; 7] = [
     "image",
     "filter_properties",
     "admin_password",
     "injected_files",
     "requested_networks",
     "security_groups",
-    "block_device_mapping",
     "request_spec",
 ];
 

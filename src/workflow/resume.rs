@@ -10,6 +10,7 @@ use super::interfaces::{plug_vifs, vifs};
 use super::suspend::OLD_VM_STATE;
 use crate::hypervisor::{HypervisorError, StartOptions};
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::notify::{Action, Phase};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Resume {
@@ -56,7 +57,10 @@ impl Workflow for Resume {
             Step::Begin => {
                 let found = on.hypervisor.domain(uuid).await?;
                 self.was_saved |= found.is_some_and(|info| info.managed_save);
-                self.subject.begin(stage).await
+                self.subject.begin(stage).await?;
+                self.subject.load_disks(stage).await?;
+                self.subject.tell(Action::Resume, Phase::Start, stage);
+                Ok(())
             }
             Step::PlugVifs => {
                 let instance = &self.subject.instance;
@@ -77,7 +81,9 @@ impl Workflow for Resume {
                     metadata.remove(OLD_VM_STATE);
                 });
                 let expected = expecting(&[TaskState::Resuming]);
-                self.subject.record(after, PowerState::Running, expected, stage).await
+                self.subject.record(after, PowerState::Running, expected, stage).await?;
+                self.subject.tell(Action::Resume, Phase::End, stage);
+                Ok(())
             }
         }
     }

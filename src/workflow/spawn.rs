@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::domain::{GuestDisks, define_new, root_device};
 use super::engine::{Ending, Stage, Workflow};
-use super::instance::{Subject, await_running, cut_power, expecting, now};
+use super::instance::{Subject, await_running, cut_power, expecting, now, unless_deleting};
 use super::interfaces::{place_vifs, plug_vifs, unplug_vifs};
 use super::journal::Failure;
 use super::reschedule::{BuildArguments, aborted, rescheduled};
@@ -26,6 +26,7 @@ use crate::model::object::{BlockDeviceMapping, ImageMeta, SchedulerLimits};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::{Vif, Wanted};
+use crate::notify::{Action, Details, Phase};
 use crate::records::Expected;
 
 /// What a build asks for, beside the instance itself.
@@ -77,6 +78,7 @@ pub enum Step {
 
 impl Spawn {
     pub fn new(subject: Subject, build: Build) -> Self {
+        let subject = subject.with_disks(&build.block_devices);
         Self { subject, build, vifs: Vec::new(), base: None, disks: GuestDisks::default() }
     }
 
@@ -198,7 +200,11 @@ impl Workflow for Spawn {
                 instance.system_metadata.update(|metadata| {
                     metadata.insert("boot_roles".to_owned(), Some(roles));
                 });
-                Ok(on.records.save(stage.context, instance, building()).await?)
+                on.records.save(stage.context, instance, building()).await?;
+                let image_name = self.build.image_meta.name.text();
+                let details = Details { image_name, ..Details::default() };
+                self.subject.tell_of(Action::Create, Phase::Start, details, stage);
+                Ok(())
             }
             Step::CheckAbsent => {
                 self.check_supported()?;
@@ -292,7 +298,8 @@ impl Workflow for Spawn {
                 let recorded = on.records.instance(stage.context, uuid).await?;
                 let state = recorded.as_ref().and_then(|found| found.vm_state.value());
                 if state.is_some_and(|state| *state != VmState::Building) {
-                    // An earlier attempt told it, and the guest may be in use since.
+                    // An earlier attempt recorded it, and the guest may be in use since.
+                    self.subject.tell(Action::Create, Phase::End, stage);
                     return Ok(());
                 }
                 self.subject.instance.launched_at.set(now());
@@ -300,6 +307,7 @@ impl Workflow for Spawn {
                     .record(VmState::Active, PowerState::Running, building(), stage)
                     .await?;
                 on.scheduling.placed(stage.context, &self.subject.instance).await;
+                self.subject.tell(Action::Create, Phase::End, stage);
                 Ok(())
             }
         }
@@ -307,14 +315,30 @@ impl Workflow for Spawn {
 
     async fn undo(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
+        if stage.failure.is_some_and(had_resources) {
+            self.subject.tell(Action::Shutdown, Phase::Start, stage);
+        }
         match step {
-            Step::Begin | Step::CheckAbsent | Step::MapBlockDevices | Step::FetchImage => Ok(()),
+            Step::Begin | Step::CheckAbsent | Step::FetchImage => Ok(()),
+            Step::MapBlockDevices => {
+                if self.subject.has_told(Action::Shutdown, Phase::Start) {
+                    self.subject.tell(Action::Shutdown, Phase::End, stage);
+                }
+                Ok(())
+            }
             Step::Claim => Ok(on.claims.abort(stage.context, &mut self.subject.instance).await?),
             Step::AllocateNetwork => {
+                let is_shut_down = self.subject.has_told(Action::Shutdown, Phase::End);
+                if let Some(failure) = stage.failure.filter(|_| is_shut_down) {
+                    self.tell_failed(failure, stage);
+                }
                 let (instance, keep) = (&mut self.subject.instance, self.build.wanted.ports());
                 on.network.deallocate(stage.context, instance, &keep).await?;
                 self.vifs.clear();
                 place_vifs(instance, &[]);
+                if self.subject.has_told(Action::Shutdown, Phase::Start) {
+                    self.subject.tell(Action::Shutdown, Phase::End, stage);
+                }
                 Ok(())
             }
             Step::CreateDirectory => Ok(on.images.remove_directory(uuid).await?),
@@ -337,12 +361,14 @@ impl Workflow for Spawn {
                 claims.note(stage.context, &self.subject.instance).await;
                 return self.subject.settle(ending, stage).await;
             }
-            Ending::Stuck(_) => {
+            Ending::Stuck(failure) => {
                 claims.built(stage.context, false).await;
+                self.tell_failed(failure, stage);
                 return self.subject.settle(ending, stage).await;
             }
             Ending::Undone(failure) => failure,
         };
+        self.tell_failed(failure, stage);
         // Nothing of it is left here.
         let instance = &mut self.subject.instance;
         instance.host.set(None);
@@ -375,19 +401,43 @@ impl Workflow for Spawn {
         instance.vm_state.set(Some(VmState::Error));
         instance.task_state.set(None);
         instance.power_state.set(Some(PowerState::NoState.number()));
-        stage.on.records.save(stage.context, instance, Expected::Any).await?;
+        self.subject.save_end(unless_deleting(), stage).await?;
         self.subject.finish(None, stage).await
     }
 }
 
+/// Whether the build had come so far that nova shuts the guest down after the failure: it had its
+/// network, or was getting it. nova: compute/manager.py, _build_resources
+fn had_resources(failure: &Failure) -> bool {
+    let number = |wanted| Spawn::STEPS.iter().position(|step| *step == wanted).map(|at| at + 1);
+    let at = Some(failure.number);
+    at > number(Step::MapBlockDevices) || at == number(Step::AllocateNetwork)
+}
+
 impl Spawn {
+    /// Notifies that the build failed: nova does so when the instance has left the host, and before
+    /// it loses its network.
+    fn tell_failed(&mut self, failure: &Failure, stage: &Stage<'_>) {
+        let raised = self.subject.raised(failure);
+        let here = (self.subject.instance.host.clone(), self.subject.instance.node.clone());
+        self.subject.instance.host.load(Some(None));
+        self.subject.instance.node.load(Some(None));
+        let details = Details { raised: Some(&raised), ..Details::default() };
+        self.subject.tell_of(Action::Create, Phase::Error, details, stage);
+        (self.subject.instance.host, self.subject.instance.node) = here;
+    }
+
     /// Hands the build back: the conductor tries the hosts that are left, and tells the user when
     /// there is none. The allocation goes first: the next host may be this one's neighbour in the
     /// same project's quota, and claims its own.
     async fn build_elsewhere(&mut self, failure: &Failure, stage: &Stage<'_>) -> StepResult {
         let instance = &mut self.subject.instance;
         instance.task_state.set(Some(TaskState::Scheduling));
-        stage.on.records.save(stage.context, instance, Expected::Any).await?;
+        if !self.subject.save_end(unless_deleting(), stage).await? {
+            // What is being deleted isn't built anywhere.
+            return self.subject.finish(None, stage).await;
+        }
+        let instance = &mut self.subject.instance;
         stage.on.claims.release_allocation(stage.context, instance).await?;
         let args = self.build.arguments.build_instances(instance, failure);
         stage.on.scheduling.build_elsewhere(stage.context, args).await?;

@@ -13,6 +13,7 @@ use super::instance::{Subject, await_domain, await_no_job, expecting, is_active}
 use super::{StepError, StepResult};
 use crate::hypervisor::StartOptions;
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::notify::{Action, Phase};
 
 /// Between two requests for a save's end.
 const ABORT_AGAIN: Duration = Duration::from_secs(1);
@@ -55,7 +56,9 @@ impl Workflow for Suspend {
                     let found = on.hypervisor.domain(uuid).await?;
                     self.power_state = found.map(|info| info.power_state);
                 }
-                self.subject.begin(stage).await
+                self.subject.begin(stage).await?;
+                self.subject.tell(Action::Suspend, Phase::Start, stage);
+                Ok(())
             }
             Step::SaveMemory => {
                 // What an agent that died had begun may not be over yet.
@@ -80,7 +83,9 @@ impl Workflow for Suspend {
                 let expected = expecting(&[TaskState::Suspending]);
                 self.subject
                     .record(VmState::Suspended, PowerState::Suspended, expected, stage)
-                    .await
+                    .await?;
+                self.subject.tell(Action::Suspend, Phase::End, stage);
+                Ok(())
             }
         }
     }

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::StepResult;
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, cut_power, now};
-use super::interfaces::{known_vifs, unplug_vifs};
+use super::interfaces::{known_vifs, place_vifs, unplug_vifs};
 use crate::model::class::Class;
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::notify::{Action, Phase};
 use crate::records::Expected;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,9 +50,15 @@ impl Workflow for Terminate {
         match step {
             Step::Begin => {
                 self.subject.begin(stage).await?;
-                self.subject.instance.task_state.set(Some(TaskState::Deleting));
                 let instance = &mut self.subject.instance;
-                Ok(on.records.save(stage.context, instance, Expected::Any).await?)
+                // nova-api has set it, unless the agent itself decided on the delete.
+                if instance.task_state.value() != Some(&TaskState::Deleting) {
+                    instance.task_state.set(Some(TaskState::Deleting));
+                    on.records.save(stage.context, instance, Expected::Any).await?;
+                }
+                self.subject.tell(Action::Delete, Phase::Start, stage);
+                self.subject.tell(Action::Shutdown, Phase::Start, stage);
+                Ok(())
             }
             Step::CutPower => cut_power(on, uuid).await,
             Step::UndefineDomain => {
@@ -70,8 +77,9 @@ impl Workflow for Terminate {
                 Ok(())
             }
             Step::DeallocateNetwork => {
-                let instance = &self.subject.instance;
-                Ok(on.network.deallocate(stage.context, instance, &[]).await?)
+                self.deallocate_network(stage).await?;
+                self.subject.tell(Action::Shutdown, Phase::End, stage);
+                Ok(())
             }
             Step::RecordDeleted => {
                 let instance = &mut self.subject.instance;
@@ -81,7 +89,10 @@ impl Workflow for Terminate {
                 instance.terminated_at.set(now());
                 match on.records.save(stage.context, instance, Expected::Any).await {
                     // An earlier attempt got as far as the end.
-                    Err(error) if error.class() == Class::Absent => return Ok(()),
+                    Err(error) if error.class() == Class::Absent => {
+                        self.tell_deleted(stage);
+                        return Ok(());
+                    }
                     saved => saved?,
                 }
                 on.records.event_finished(stage.context, uuid, &self.subject.event, None).await?;
@@ -89,7 +100,9 @@ impl Workflow for Terminate {
                 on.claims.release_allocation(stage.context, instance).await?;
                 on.records.forget_consoles(stage.context, uuid).await?;
                 on.scheduling.gone(stage.context, uuid).await;
-                Ok(on.records.destroy(stage.context, instance).await?)
+                on.records.destroy(stage.context, instance).await?;
+                self.tell_deleted(stage);
+                Ok(())
             }
         }
     }
@@ -102,7 +115,8 @@ impl Workflow for Terminate {
         match ending {
             // The record is gone; its event was finished before.
             Ending::Done => Ok(()),
-            ending => self.subject.settle(ending, stage).await,
+            // The task state `deleting` is its own.
+            ending => self.subject.settle_expecting(ending, Expected::Any, stage).await,
         }
     }
 }
@@ -112,13 +126,28 @@ impl Terminate {
         Self { subject }
     }
 
-    /// Takes away everything of the instance but its record: for one that is deleted on record
-    /// already.
+    /// Takes away everything of the instance but its record, and tells nobody: for one that is deleted
+    /// on record already. nova: compute/manager.py, `_shutdown_instance` with `notify=False`
     pub async fn clear_host(&mut self, stage: &Stage<'_>) -> StepResult {
-        let of_record = |step: &Step| matches!(step, Step::Begin | Step::RecordDeleted);
-        for step in Self::STEPS.iter().filter(|step| !of_record(step)) {
-            self.apply(*step, stage).await?;
+        for step in [Step::CutPower, Step::UndefineDomain, Step::UnplugVifs, Step::RemoveDirectory]
+        {
+            self.apply(step, stage).await?;
         }
+        self.deallocate_network(stage).await
+    }
+
+    async fn deallocate_network(&mut self, stage: &Stage<'_>) -> StepResult {
+        let network = &stage.on.network;
+        network.deallocate(stage.context, &self.subject.instance, &[]).await?;
+        place_vifs(&mut self.subject.instance, &[]);
         Ok(())
+    }
+
+    fn tell_deleted(&mut self, stage: &Stage<'_>) {
+        let deleted_at = &mut self.subject.instance.deleted_at;
+        if deleted_at.value().is_none() {
+            deleted_at.load(Some(now()));
+        }
+        self.subject.tell(Action::Delete, Phase::End, stage);
     }
 }

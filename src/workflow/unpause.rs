@@ -7,6 +7,7 @@ use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, await_running, expecting};
 use crate::hypervisor::HypervisorError;
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::notify::{Action, Phase};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Unpause {
@@ -41,7 +42,9 @@ impl Workflow for Unpause {
             Step::Begin => {
                 let found = on.hypervisor.domain(uuid).await?;
                 self.was_paused |= found.is_some_and(|i| i.power_state == PowerState::Paused);
-                self.subject.begin(stage).await
+                self.subject.begin(stage).await?;
+                self.subject.tell(Action::Unpause, Phase::Start, stage);
+                Ok(())
             }
             Step::UnpauseDomain => {
                 on.hypervisor.unpause(uuid).await?;
@@ -50,7 +53,9 @@ impl Workflow for Unpause {
             }
             Step::Record => {
                 let expected = expecting(&[TaskState::Unpausing]);
-                self.subject.record(VmState::Active, PowerState::Running, expected, stage).await
+                self.subject.record(VmState::Active, PowerState::Running, expected, stage).await?;
+                self.subject.tell(Action::Unpause, Phase::End, stage);
+                Ok(())
             }
         }
     }

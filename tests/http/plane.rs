@@ -74,12 +74,17 @@ async fn an_image_goes_up_and_comes_down() {
         properties: [("image_state".to_owned(), "available".to_owned())].into(),
         ..ImageUpdate::default()
     };
+    let started = std::time::Instant::now();
+    let told = |what: &str| println!("{what}: {:?}", started.elapsed());
     let result = async {
         assert_eq!(glance.show(&context, id).await.unwrap().status, "queued");
         glance.update(&context, id, &update).await.unwrap();
+        told("updated");
         glance.upload(&context, id, file.path(), &|_, _| ()).await.unwrap();
+        told("uploaded");
         // A repeat finds its own work.
         glance.upload(&context, id, file.path(), &|_, _| ()).await.unwrap();
+        told("uploaded again");
         let image = glance.show(&context, id).await.unwrap();
         assert_eq!((image.status.as_str(), image.size), ("active", Some(5_000_000)));
         assert_eq!(image.properties["image_state"], "available");
@@ -92,10 +97,12 @@ async fn an_image_goes_up_and_comes_down() {
             verifier.update(&piece.unwrap());
         }
         verifier.verify(id).unwrap();
+        told("read");
     };
     let result = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(result)).await;
     glance.delete(&context, id).await.unwrap();
     glance.delete(&context, id).await.unwrap();
+    told("deleted");
     result.unwrap();
     let gone: Value = json!(glance.show(&context, id).await.unwrap_err().to_string());
     assert!(gone.as_str().unwrap().contains("was not found"), "{gone}");

@@ -21,15 +21,23 @@ fn garbled(operation: &'static str) -> impl Fn(XmlError) -> HypervisorError {
 impl Libvirt {
     /// What the host is made of and can run: asked once, and kept. A job: after an upgrade libvirt
     /// asks each QEMU what it can do, which takes a minute on a busy host.
+    /// nova: virt/libvirt/host.py, `get_capabilities`
     pub(super) async fn read_capabilities(&self) -> Result<Arc<Capabilities>, HypervisorError> {
         const OPERATION: &str = "read capabilities";
-        let read = async || {
-            let within = self.options.job_timeout;
-            let xml =
-                self.job(OPERATION, within, |connect| Ok(connect.get_capabilities()?)).await?;
-            Capabilities::parse(&xml).map(Arc::new).map_err(garbled(OPERATION))
+        let read = |connect: &Connect| {
+            let xml = connect.get_capabilities()?;
+            let mut host = Capabilities::parse(&xml).map_err(garbled(OPERATION))?;
+            // On ARM libvirt resolves a model to nothing.
+            if host.cpu.model.is_some()
+                && host.cpu.architecture != "aarch64"
+                && let Some(features) = resolve(connect, &host.cpu)?
+            {
+                host.cpu.features = features;
+            }
+            Ok(Arc::new(host))
         };
-        self.capabilities.get_or_try_init(read).await.cloned()
+        let ask = async || self.job(OPERATION, self.options.job_timeout, read).await;
+        self.capabilities.get_or_try_init(ask).await.cloned()
     }
 
     pub(super) async fn read_domain_capabilities(
@@ -55,18 +63,10 @@ impl Libvirt {
         cpu: &HostCpu,
         model: &str,
     ) -> Result<Option<BTreeSet<String>>, HypervisorError> {
-        const OPERATION: &str = "resolve CPU model";
-        let xml = cpu_xml(cpu, model);
-        let read = move |connect: &Connect| {
-            let flags = sys::VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES;
-            match connect.baseline_cpu(&[&xml], flags) {
-                Ok(xml) => Ok(Some(xml)),
-                Err(error) if error.code() == ErrorNumber::NoSupport => Ok(None),
-                Err(error) => Err(error.into()),
-            }
-        };
-        let resolved = self.job(OPERATION, self.options.job_timeout, read).await?;
-        resolved.map(|xml| resolved_features(&xml).map_err(garbled(OPERATION))).transpose()
+        let model = Some(model.to_owned());
+        let cpu = HostCpu { model, features: BTreeSet::new(), ..cpu.clone() };
+        let read = move |connect: &Connect| resolve(connect, &cpu);
+        self.job("resolve CPU model", self.options.job_timeout, read).await
     }
 
     /// The names libvirt knows for CPU models of an architecture.
@@ -98,6 +98,19 @@ impl Libvirt {
 
     pub(super) async fn read_host_state(&self) -> Result<HostState, HypervisorError> {
         self.call("read host", host_state).await
+    }
+}
+
+/// All features of a CPU, those of its model included; `None` where libvirt can't say.
+fn resolve(connect: &Connect, cpu: &HostCpu) -> Result<Option<BTreeSet<String>>, Fault> {
+    let flags = sys::VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES;
+    match connect.baseline_cpu(&[&cpu_xml(cpu)], flags) {
+        Ok(xml) => {
+            let features = resolved_features(&xml).map_err(garbled("resolve CPU model"))?;
+            Ok(Some(features))
+        }
+        Err(error) if error.code() == ErrorNumber::NoSupport => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

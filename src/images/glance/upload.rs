@@ -18,7 +18,7 @@ use crate::model::context::RequestContext;
 use crate::openstack::Method;
 use crate::openstack::streams::Pieces;
 
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 256 << 10;
 /// How often the progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 /// After an upload broke off, until Glance has noticed.

@@ -91,11 +91,10 @@ impl NodeRecords for FakeNodeRecords {
     async fn instances(
         &self,
         _: &RequestContext,
-        host: &str,
         node: &str,
     ) -> Result<Vec<Instance>, RecordsError> {
         let is_here = |instance: &&Instance| {
-            instance.host.text() == Some(host)
+            instance.host.text() == Some("host1")
                 && instance.node.text() == Some(node)
                 && instance.deleted.get() != Some(&true)
         };

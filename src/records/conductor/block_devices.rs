@@ -19,6 +19,19 @@ impl Conductor {
         self.fetch::<BlockDeviceMappingList, _>(context, method, args, json!({})).await
     }
 
+    /// The disks of several instances. nova: get_by_instance_uuids
+    pub async fn block_devices_of(
+        &self,
+        context: &RequestContext,
+        instances: &[Uuid],
+    ) -> Result<Vec<BlockDeviceMapping>, ConductorError> {
+        let uuids: Vec<String> = instances.iter().map(Uuid::to_string).collect();
+        let (method, args) = ("get_by_instance_uuids", json!([uuids]));
+        let found: BlockDeviceMappingList =
+            self.fetch::<BlockDeviceMappingList, _>(context, method, args, json!({})).await?;
+        Ok(found.into_items())
+    }
+
     /// Saves what has changed, if anything.
     pub async fn save_block_device(
         &self,

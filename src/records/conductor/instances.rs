@@ -78,6 +78,17 @@ impl ConductorRecords {
         Ok(clean(found))
     }
 
+    /// The instance, wherever it is and also when it is deleted, with these parts; `None` when
+    /// nobody knows of it.
+    pub async fn instance_or_deleted(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+        parts: &[InstancePart],
+    ) -> Result<Option<Instance>, RecordsError> {
+        self.read(&with_deleted(context), uuid, parts).await
+    }
+
     async fn read(
         &self,
         context: &RequestContext,

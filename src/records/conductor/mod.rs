@@ -26,7 +26,6 @@ pub use error::ConductorError;
 pub use instances::ConductorRecords;
 pub use levels::VersionCap;
 pub use migrations::MigrationFilter;
-pub use tasks::Reschedule;
 
 mod actions;
 mod block_devices;

@@ -4,6 +4,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::error::absent;
+use super::instances::with_deleted;
 use super::{Conductor, ConductorError, Repeat};
 use crate::model::context::RequestContext;
 use crate::model::object::{ComputeNode, ComputeNodeList, VersionedObject};
@@ -18,6 +19,15 @@ impl Conductor {
         let args = json!([uuid.to_string()]);
         let found = self.fetch::<ComputeNode, _>(context, "get_by_uuid", args, json!({}));
         absent(found.await, &["ComputeHostNotFound"])
+    }
+
+    /// The same, also when it is marked as deleted.
+    pub async fn node_or_deleted(
+        &self,
+        context: &RequestContext,
+        uuid: Uuid,
+    ) -> Result<Option<ComputeNode>, ConductorError> {
+        self.node(&with_deleted(context), uuid).await
     }
 
     /// Those of the nodes that are on record, in no order.

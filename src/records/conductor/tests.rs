@@ -213,18 +213,9 @@ async fn the_wait_for_a_conductor_ends_with_it_or_with_the_agent() {
 async fn a_build_goes_back_with_its_arguments() {
     let (fake, records) = world();
     let instance = spawning(&fake);
-    let build = tasks::Reschedule {
-        instance: &instance,
-        image: json!({"id": "1"}),
-        filter_properties: json!({"retry": {"num_attempts": 1}}),
-        admin_password: json!("s3cret"),
-        injected_files: json!([]),
-        requested_networks: json!(null),
-        security_groups: json!(["default"]),
-        request_spec: json!({}),
-        host_list: json!([]),
-    };
-    records.conductor().build_instances(&RequestContext::admin(), build).await.unwrap();
+    let args = json!({"instances": [instance.to_primitive()], "host_lists": [[]]});
+    let args = args.as_object().unwrap().clone();
+    records.conductor().build_instances(&RequestContext::admin(), args).await.unwrap();
     let sent = fake.take_sent();
     assert_eq!(
         (sent[0].topic, sent[0].method, sent[0].to_all),

@@ -3,9 +3,9 @@
 use super::element::Element;
 use crate::hypervisor::host::HostCpu;
 
-/// The host's CPU as if it were of `model`, with that model's features alone.
 /// nova: virt/libvirt/config.py, `LibvirtConfigCPU.format_dom`
-pub fn cpu_xml(cpu: &HostCpu, model: &str) -> String {
+pub fn cpu_xml(cpu: &HostCpu) -> String {
+    let feature = |name: &String| Element::new("feature").attr("name", name);
     let topology = cpu.topology.map(|[sockets, cores, threads]| {
         let topology = Element::new("topology").attr("sockets", sockets);
         topology.attr("cores", cores).attr("threads", threads)
@@ -15,10 +15,11 @@ pub fn cpu_xml(cpu: &HostCpu, model: &str) -> String {
     });
     Element::new("cpu")
         .child(Element::with_text("arch", &cpu.architecture))
-        .child(Element::with_text("model", model))
+        .child_if(cpu.model.as_ref().map(|model| Element::with_text("model", model)))
         .child_if(cpu.vendor.as_ref().map(|vendor| Element::with_text("vendor", vendor)))
         .child_if(topology)
         .child_if(max_phys_addr)
+        .children(cpu.features.iter().map(feature))
         .to_document()
 }
 
@@ -28,7 +29,7 @@ mod tests {
     use crate::hypervisor::host::MaxPhysAddr;
 
     #[test]
-    fn a_model_is_asked_about_on_this_host() {
+    fn a_cpu_is_asked_about_with_all_that_it_has() {
         let cpu = HostCpu {
             architecture: "x86_64".into(),
             model: Some("EPYC".into()),
@@ -38,10 +39,10 @@ mod tests {
             features: ["svm".to_owned()].into(),
         };
         assert_eq!(
-            cpu_xml(&cpu, "qemu64"),
-            "<cpu>\n  <arch>x86_64</arch>\n  <model>qemu64</model>\n  <vendor>AMD</vendor>\n  \
+            cpu_xml(&cpu),
+            "<cpu>\n  <arch>x86_64</arch>\n  <model>EPYC</model>\n  <vendor>AMD</vendor>\n  \
              <topology sockets=\"1\" cores=\"2\" threads=\"1\"/>\n  \
-             <maxphysaddr mode=\"emulate\" bits=\"48\"/>\n</cpu>\n"
+             <maxphysaddr mode=\"emulate\" bits=\"48\"/>\n  <feature name=\"svm\"/>\n</cpu>\n"
         );
     }
 }

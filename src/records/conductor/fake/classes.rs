@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::methods::{is_deleted, refuse, text};
+use super::methods::{is_deleted, refuse, sees_deleted, text};
 use super::{Database, wrap};
 use crate::model::object::{
     BlockDeviceMapping, BlockDeviceMappingList, ComputeNode, ComputeNodeList, Instance,
@@ -30,7 +30,7 @@ impl Database {
         let by = |name: &'static str, value: Value| {
             move |row: &Row| !is_deleted(row) && row.get(name) == Some(&value)
         };
-        let sees_deleted = call.context.rest.get("read_deleted") == Some(&json!("yes"));
+        let sees_deleted = sees_deleted(call);
         match (class.as_str().unwrap_or_default(), method.as_str().unwrap_or_default()) {
             ("Instance", "get_by_uuid") => {
                 let same = |row: &&Row| {
@@ -56,6 +56,14 @@ impl Database {
             ("BlockDeviceMappingList", "get_by_instance_uuid") => {
                 let of_it = by("instance_uuid", first);
                 Ok(self.rows_as::<BlockDeviceMappingList, BlockDeviceMapping>(of_it))
+            }
+            ("BlockDeviceMappingList", "get_by_instance_uuids") => {
+                let uuids = first.as_array().cloned().unwrap_or_default();
+                let of_them = move |row: &Row| {
+                    let instance = row.get("instance_uuid");
+                    !is_deleted(row) && instance.is_some_and(|uuid| uuids.contains(uuid))
+                };
+                Ok(self.rows_as::<BlockDeviceMappingList, BlockDeviceMapping>(of_them))
             }
             ("VirtualInterfaceList", "get_by_instance_uuid") => {
                 let of_it = by("instance_uuid", first);
@@ -100,7 +108,10 @@ impl Database {
                 Ok(json!(self.minimum_version(first.as_str().unwrap_or_default())))
             }
             ("ComputeNode", "get_by_uuid") => {
-                self.one::<ComputeNode>(by("uuid", first), "ComputeHostNotFound")
+                let same = move |row: &Row| {
+                    row.get("uuid") == Some(&first) && (sees_deleted || !is_deleted(row))
+                };
+                self.one::<ComputeNode>(same, "ComputeHostNotFound")
             }
             ("ComputeNode", "get_by_nodename") => {
                 self.one::<ComputeNode>(by("hypervisor_hostname", first), "ComputeHostNotFound")
