@@ -10,7 +10,9 @@ use crate::config::default::RunningDeletedAction;
 use crate::config::hypernova::ControlPlane;
 use crate::dispatch::own::OwnRequests;
 use crate::health::Metrics;
+use crate::model::context::RequestContext;
 use crate::periodic::deleted::{Action, clean_domains, clean_files};
+use crate::periodic::heal::Healer;
 use crate::periodic::image_cache::{CacheAges, age};
 use crate::periodic::lifecycle::follow;
 use crate::periodic::overdue::{fail_slow_builds, reclaim};
@@ -106,6 +108,36 @@ fn look_after_instances(
     let attempts = options.maximum_instance_delete_attempts;
     let clean = each(own, move |own| async move { Ok(clean_files(&own, attempts).await?) });
     scheduler.add(Task::new("run_pending_deletes", every, clean));
+
+    let forget = each(own, move |own| async move {
+        Ok(own.upkeep().forget_expired_consoles(&RequestContext::admin()).await?)
+    });
+    scheduler.add(Task::new("cleanup_expired_console_auth_tokens", every, forget));
+
+    let interval = options.heal_instance_info_cache_interval;
+    if interval > 0 {
+        let healer = Healer::new(own.clone());
+        let heal = move || {
+            let healer = healer.clone();
+            async move { Ok(healer.run().await?) }
+        };
+        let every = Spacing::of_option(interval);
+        scheduler.add(Task::new("heal_instance_info_cache", every, heal));
+    }
+
+    if config.hypernova.control_plane == ControlPlane::Nova {
+        let every = Spacing::of_option(options.scheduler_instance_sync_interval);
+        let told = each(own, move |own| async move {
+            let context = RequestContext::admin();
+            let instances = own.backends().records.instances(&context, &[]).await?;
+            let uuids: Vec<_> = instances.iter().filter_map(|i| i.uuid.get().copied()).collect();
+            own.backends().scheduling.compare(&context, &uuids).await;
+            Ok(())
+        });
+        if config.filter_scheduler.track_instance_changes {
+            scheduler.add(Task::new("sync_scheduler_instance_info", every, told));
+        }
+    }
 
     let minutely = Spacing::of_option(0);
     let after = options.reclaim_instance_interval;

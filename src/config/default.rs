@@ -68,12 +68,6 @@ section! {
     /// rabbit://user:password@host:5672,user:password@host2:5672/virtual_host
     transport_url: Secret = Opt::text().default("rabbit://").secret();
 
-    /// How long an answer of another service of nova's may take.
-    rpc_response_timeout: Duration = Opt::seconds(1).default("60");
-
-    /// How often the control plane is told that this host is alive.
-    report_interval: Duration = Opt::seconds(1).default("10");
-
     /// How often what this host has is looked at and reported. 0: every minute; negative: never.
     update_resources_interval: i64 = Opt::integer(-1, 1 << 30).default("0").unit("seconds");
 
@@ -201,6 +195,14 @@ section! {
 
     /// How often the removal of a deleted instance's files is tried.
     maximum_instance_delete_attempts: u32 = Opt::integer(1, u32::MAX as i64).default("5");
+
+    /// How often the network on record of an instance is compared with Neutron's ports, one instance
+    /// at a time. 0 or negative: never.
+    heal_instance_info_cache_interval: i64 = Opt::spacing().default("-1");
+
+    /// How often the schedulers compare their lists of instances with this host's. 0: once a minute;
+    /// negative: never.
+    scheduler_instance_sync_interval: i64 = Opt::spacing().default("120");
 
     /// How long a soft-deleted instance can be restored. 0: it is deleted at once, by nova-api.
     reclaim_instance_interval: Duration = Opt::seconds(0).default("0");

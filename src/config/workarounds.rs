@@ -6,10 +6,6 @@ section! {
     /// For what is broken elsewhere.
     Workarounds in "workarounds":
 
-    /// Whether to start in a cell with computes that the control plane's release no longer works
-    /// with.
-    disable_compute_service_check_for_ffu: bool = Opt::boolean().default("false");
-
     /// Whether guests run without an APIC.
     libvirt_disable_apic: bool = Opt::boolean().default("false");
 

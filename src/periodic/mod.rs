@@ -14,6 +14,7 @@
 //! a slow one keeps no other waiting.
 
 pub mod deleted;
+pub mod heal;
 pub mod image_cache;
 pub mod lifecycle;
 pub mod overdue;

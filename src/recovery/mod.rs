@@ -21,9 +21,11 @@ use crate::model::class::Class;
 use crate::model::context::RequestContext;
 use crate::model::object::Instance;
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::network::NetworkError;
 use crate::node::ClaimError;
 use crate::records::{Expected, InstancePart, RecordsError};
 use crate::telemetry::Chain;
+use crate::workflow::StepError;
 use crate::workflow::interfaces::plug_vifs;
 use crate::workflow::power_off::PowerOff;
 use crate::workflow::power_on::PowerOn;
@@ -271,9 +273,17 @@ async fn go_on(
             on.records.save(context, &mut instance, Expected::OneOf(vec![found])).await?;
         }
     }
-    // A guest that runs keeps its interfaces; one that is started again plugs them anew.
-    if let Err(error) = plug_vifs(&instance, on).await {
-        error!(error = %Chain(&error), "an interface can't be plugged: the port's binding may need a look");
+    match plug_vifs(&instance, on).await {
+        Ok(()) => {}
+        Err(StepError::Network(error @ NetworkError::UnexpectedType { .. })) => {
+            error!(error = %Chain(&error), "an interface can't be plugged: its port is not bound");
+            let found = Expected::OneOf(vec![instance.task_state.value().copied()]);
+            instance.vm_state.set(Some(VmState::Error));
+            on.records.save(context, &mut instance, found).await?;
+            return Ok(());
+        }
+        // Its guest may run all the same, and a start says what is wrong.
+        Err(error) => error!(error = %Chain(&error), "an interface can't be plugged"),
     }
     match then {
         Then::Nothing => Ok(()),

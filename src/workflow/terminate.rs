@@ -74,8 +74,7 @@ impl Workflow for Terminate {
                 Ok(())
             }
             Step::DeallocateNetwork => {
-                on.network.deallocate(stage.context, &self.subject.instance, &[]).await?;
-                place_vifs(&mut self.subject.instance, &[]);
+                self.deallocate_network(stage).await?;
                 self.subject.tell(Action::Shutdown, Phase::End, stage);
                 Ok(())
             }
@@ -124,21 +123,28 @@ impl Terminate {
         Self { subject }
     }
 
+    /// Takes away everything of the instance but its record, and tells nobody: for one that is deleted
+    /// on record already. nova: compute/manager.py, `_shutdown_instance` with `notify=False`
+    pub async fn clear_host(&mut self, stage: &Stage<'_>) -> StepResult {
+        for step in [Step::CutPower, Step::UndefineDomain, Step::UnplugVifs, Step::RemoveDirectory]
+        {
+            self.apply(step, stage).await?;
+        }
+        self.deallocate_network(stage).await
+    }
+
+    async fn deallocate_network(&mut self, stage: &Stage<'_>) -> StepResult {
+        let network = &stage.on.network;
+        network.deallocate(stage.context, &self.subject.instance, &[]).await?;
+        place_vifs(&mut self.subject.instance, &[]);
+        Ok(())
+    }
+
     fn tell_deleted(&mut self, stage: &Stage<'_>) {
         let deleted_at = &mut self.subject.instance.deleted_at;
         if deleted_at.value().is_none() {
             deleted_at.load(Some(now()));
         }
         self.subject.tell(Action::Delete, Phase::End, stage);
-    }
-
-    /// Takes away everything of the instance but its record: for one that is deleted on record
-    /// already.
-    pub async fn clear_host(&mut self, stage: &Stage<'_>) -> StepResult {
-        let of_record = |step: &Step| matches!(step, Step::Begin | Step::RecordDeleted);
-        for step in Self::STEPS.iter().filter(|step| !of_record(step)) {
-            self.apply(*step, stage).await?;
-        }
-        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::methods::{is_deleted, refuse, text};
+use super::methods::{is_deleted, refuse, sees_deleted, text};
 use super::{Database, wrap};
 use crate::model::object::{
     BlockDeviceMapping, BlockDeviceMappingList, ComputeNode, ComputeNodeList, Instance,
@@ -30,7 +30,7 @@ impl Database {
         let by = |name: &'static str, value: Value| {
             move |row: &Row| !is_deleted(row) && row.get(name) == Some(&value)
         };
-        let sees_deleted = call.context.rest.get("read_deleted") == Some(&json!("yes"));
+        let sees_deleted = sees_deleted(call);
         match (class.as_str().unwrap_or_default(), method.as_str().unwrap_or_default()) {
             ("Instance", "get_by_uuid") => {
                 let same = |row: &&Row| {

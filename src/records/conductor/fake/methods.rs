@@ -22,6 +22,11 @@ pub(super) fn text<'a>(row: &'a Row, name: &str) -> Option<&'a str> {
     row.get(name).and_then(Value::as_str)
 }
 
+/// nova: context.py, `read_deleted`
+pub(super) fn sees_deleted(call: &Call<'_>) -> bool {
+    call.context.rest.get("read_deleted") == Some(&json!("yes"))
+}
+
 pub(super) fn is_deleted(row: &Row) -> bool {
     row.get("deleted") == Some(&json!(true))
 }
@@ -78,7 +83,7 @@ impl Database {
         let mut result = Value::Null;
         let row = match method {
             "create" => self.create(&class, changes)?,
-            "save" => self.save(&class, &sent, changes, &kwargs)?,
+            "save" => self.save(&class, &sent, changes, &kwargs, sees_deleted(call))?,
             "destroy" => self.destroy(&class, &sent)?,
             "authorize" => {
                 let token = Uuid::new_v4().to_string();
@@ -168,6 +173,7 @@ impl Database {
         sent: &Row,
         mut changes: Row,
         kwargs: &Value,
+        with_deleted: bool,
     ) -> Result<Row, Box<Raised>> {
         let key = key_of(class);
         if class == "Service" {
@@ -183,10 +189,11 @@ impl Database {
         if let Some(cache) = cache {
             let mut cached = cache["nova_object.data"].as_object().cloned().unwrap_or_default();
             cached.insert("instance_uuid".to_owned(), sent.get(key).cloned().unwrap_or_default());
-            self.save("InstanceInfoCache", &cached.clone(), cached, &json!({}))?;
+            self.save("InstanceInfoCache", &cached.clone(), cached, &json!({}), with_deleted)?;
         }
         let table = self.tables.entry(class.to_owned()).or_default();
-        let found = table.iter_mut().find(|row| !is_deleted(row) && row.get(key) == sent.get(key));
+        let is_there = |row: &Row| with_deleted || !is_deleted(row);
+        let found = table.iter_mut().find(|row| is_there(row) && row.get(key) == sent.get(key));
         let row = match found {
             Some(row) => row,
             None if class == "InstanceInfoCache" => return Err(refuse("InstanceNotFound")),
