@@ -32,6 +32,7 @@ pub mod options;
 pub mod preview;
 mod publisher;
 mod questions;
+mod raised;
 mod replies;
 pub mod reply;
 pub mod request;
