@@ -368,6 +368,19 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_a_request_lacks_is_left_out() {
+        let log = logged(LogFormat::Json, |_| {
+            let (trace_id, none) = (Some("0af7"), None::<&str>);
+            let span =
+                info_span!("request", request_id = "req-1", trace_id, global_request_id = none);
+            span.in_scope(|| info!(task_state = none, "asked"));
+        });
+        let line: Value = serde_json::from_str(&log).unwrap();
+        assert_eq!((&line["request_id"], &line["trace_id"]), (&"req-1".into(), &"0af7".into()));
+        assert!(line.get("global_request_id").is_none() && line.get("task_state").is_none());
+    }
+
+    #[test]
     fn a_line_break_in_a_value_makes_no_second_line() {
         for format in [LogFormat::Text, LogFormat::Json] {
             let log = logged(format, |_| info!(error = %"bad\r\n2026 INFO forged", "refused"));

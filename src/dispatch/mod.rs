@@ -287,7 +287,11 @@ impl Inner {
                 "workflow",
                 workflow = record.name(),
                 instance_uuid = %uuid,
-                request_id = record.head().request_id
+                request_id = record.head().request_id,
+                global_request_id = record.context().global_request_id.as_deref(),
+                trace_id = record.context().trace_id(),
+                span_id = record.context().span_id(),
+                parent_span_id = record.context().parent_span_id(),
             );
             let id = record.head().id.clone();
             let started = std::time::Instant::now();

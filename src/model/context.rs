@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::model::secret::Secret;
+use crate::model::trace::Span;
 
 /// A request's context. What isn't named here is kept and sent on with messages made on its behalf.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct RequestContext {
     pub is_admin: bool,
     #[serde(default)]
     pub roles: Vec<String>,
+    /// This agent's part of the trace that the request belongs to; it stays here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<Span>,
     #[serde(flatten)]
     pub rest: Map<String, Value>,
 }

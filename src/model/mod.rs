@@ -10,3 +10,4 @@ pub mod object;
 pub mod secret;
 pub mod state;
 pub mod time;
+pub mod trace;

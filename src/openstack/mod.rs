@@ -22,7 +22,6 @@ pub mod retry;
 pub mod session;
 pub mod streams;
 pub mod token;
-mod trace;
 pub mod transport;
 
 use std::fmt::Debug;
@@ -109,7 +108,7 @@ impl<'a> ApiRequest<'a> {
     pub fn on_behalf_of(mut self, context: &RequestContext) -> Self {
         let ids = [&context.global_request_id, &context.request_id];
         self.global_request_id = ids.into_iter().flatten().next().cloned();
-        self.traceparent = trace::parent(context);
+        self.traceparent = context.child_traceparent();
         self
     }
 

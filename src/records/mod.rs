@@ -3,6 +3,7 @@
 //! In nova mode nova-conductor keeps them (`conductor/`); in standalone mode `sqlite.rs` does. The record is the
 //! truth about `vm_state` and `task_state`; a message carries a copy that may be old.
 
+mod changed;
 pub mod conductor;
 pub mod fake;
 pub mod history;

@@ -22,6 +22,7 @@ use uuid::Uuid;
 pub use self::file::OpenError;
 use self::file::{check_format, make_private};
 use self::rows::{decode, find, is_taken, known, live, next_id, write};
+use super::changed::StateChange;
 use super::history::fault_message;
 use super::{Expected, InstanceFault, InstancePart, Records, RecordsError, parts, rules};
 use crate::model::context::RequestContext;
@@ -221,10 +222,11 @@ impl Records for SqliteRecords {
     /// Afterwards `instance` is the record as it is now, with what others have changed.
     async fn save(
         &self,
-        _: &RequestContext,
+        context: &RequestContext,
         instance: &mut Instance,
         expected: Expected,
     ) -> Result<(), RecordsError> {
+        let states = StateChange::of(instance);
         let changed = instance.clone();
         let saved = self.run("written", move |db| {
             let uuid = rules::uuid_of(&changed)?;
@@ -239,6 +241,7 @@ impl Records for SqliteRecords {
         });
         if let Some(saved) = saved.await? {
             *instance = saved;
+            states.into_iter().for_each(|states| states.tell(context));
         }
         Ok(())
     }

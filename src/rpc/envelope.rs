@@ -17,8 +17,8 @@ use crate::rpc::failure::{Fault, RemoteFailure};
 const VERSION_KEY: &str = "oslo.version";
 const MESSAGE_KEY: &str = "oslo.message";
 const CONTEXT_PREFIX: &str = "_context_";
-/// What oslo's receiver puts into a context, and what must not travel on from there.
-const NOT_CONTEXT: &[&str] = &["msg_id", "reply_q", "client_timeout"];
+/// What oslo's receiver, or this agent, puts into a context, and what must not travel on from there.
+const NOT_CONTEXT: &[&str] = &["msg_id", "reply_q", "client_timeout", "span"];
 /// AMQP's limit on a queue's name.
 const MAX_QUEUE_NAME: usize = 255;
 

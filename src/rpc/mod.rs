@@ -33,6 +33,7 @@ pub mod options;
 pub mod preview;
 mod publisher;
 mod questions;
+mod raised;
 mod replies;
 pub mod reply;
 pub mod request;

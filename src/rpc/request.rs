@@ -10,7 +10,7 @@ use crate::dispatch::events::InstanceEvent;
 use crate::dispatch::query::{GuestFacts, Tail};
 use crate::model::context::RequestContext;
 use crate::model::object::codec::FieldType;
-use crate::model::object::{BlockDeviceMappingList, Instance, SchedulerLimits};
+use crate::model::object::{BlockDeviceMappingList, Instance, SchedulerLimits, clip};
 use crate::model::secret::Secret;
 use crate::model::state::VmState;
 use crate::workflow::any::AnyRecord;
@@ -71,6 +71,21 @@ pub enum Question {
         guest: GuestFacts,
     },
     HostUptime,
+}
+
+impl Question {
+    /// The instance that it is about.
+    pub fn uuid(&self) -> Option<Uuid> {
+        match self {
+            Self::ConsoleOutput { uuid, .. }
+            | Self::VncConsole { uuid, .. }
+            | Self::SerialConsole { uuid, .. }
+            | Self::ValidateConsolePort { uuid, .. }
+            | Self::Diagnostics { uuid, .. }
+            | Self::LegacyDiagnostics { uuid, .. } => Some(*uuid),
+            Self::HostUptime => None,
+        }
+    }
 }
 
 /// A method: its name, the arguments it needs, and those it may have.
@@ -259,6 +274,11 @@ impl Message<'_> {
     }
 }
 
+/// Whether it is a question that is asked.
+pub fn is_question(name: &str) -> bool {
+    name.starts_with("get_") || name.starts_with("validate_")
+}
+
 fn decode_question(name: &str, mut args: Map<String, Value>) -> Result<Question, Fault> {
     if name == "get_host_uptime" {
         return Ok(Question::HostUptime);
@@ -349,6 +369,7 @@ fn check_arguments(method: &Method, args: &Map<String, Value>) -> Result<(), Fau
     let known =
         |arg: &&String| required.contains(&arg.as_str()) || optional.contains(&arg.as_str());
     if let Some(extra) = args.keys().find(|arg| !known(arg)) {
+        let extra = clip(extra);
         let message = format!("{name}() got an unexpected keyword argument '{extra}'");
         return Err(Fault::builtin("TypeError", message));
     }
@@ -467,6 +488,51 @@ mod tests {
         let fault = decoded("stop_instance", json!({})).unwrap_err();
         let words = "missing 2 required positional arguments: 'instance', 'clean_shutdown'";
         assert!(fault.message.contains(words), "{}", fault.message);
+    }
+
+    #[test]
+    fn an_argument_s_name_is_echoed_in_part() {
+        let name = "x\n".repeat(10_000);
+        let fault = decoded("pause_instance", json!({"instance": 1, name: 2})).unwrap_err();
+        assert!(fault.message.len() < 300, "{}", fault.message.len());
+        assert!(!fault.message.contains('\n'));
+    }
+
+    #[test]
+    fn an_object_that_nobody_knows_is_unsupported() {
+        let (method, mut args) = fixture("pause_instance");
+        let decoded = |args: &Map<String, Value>| {
+            let (args, id) = (args.clone(), "id".to_owned());
+            decode(&method, args, id, RequestContext::admin(), false).unwrap_err()
+        };
+        args["instance"]["nova_object.name"] = json!("Frobnicator");
+        let fault = decoded(&args);
+        assert_eq!(
+            (&*fault.module, &*fault.class, &fault.kwargs["objtype"]),
+            ("oslo_versionedobjects.exception", "UnsupportedObjectError", &json!("Frobnicator"))
+        );
+        args["instance"]["nova_object.name"] = json!("Flavor");
+        assert_eq!(decoded(&args).class, "ValueError");
+        args["instance"]["nova_object.namespace"] = json!("ironic");
+        assert_eq!(decoded(&args).kwargs["objtype"], "ironic.Flavor");
+    }
+
+    #[test]
+    fn questions_are_known_by_their_names() {
+        for Method { name, .. } in METHODS {
+            let args = |name: &str| fixture(name).1;
+            let question = match *name {
+                "get_host_uptime" => true,
+                name => {
+                    let mut all = args("pause_instance");
+                    for extra in ["tail_length", "port", "console_type"] {
+                        all.insert(extra.to_owned(), json!("1"));
+                    }
+                    decode_question(name, all).is_ok()
+                }
+            };
+            assert_eq!(is_question(name), question, "{name}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, warn};
+use tracing::{Instrument, debug, error, info_span, warn};
 use uuid::Uuid;
 
 use super::dispatcher::{Dispatcher as Routes, Endpoint, Route, Version};
@@ -15,8 +15,9 @@ use super::incoming::{Incoming, ReplyTo, Source};
 use super::intake::{Intake, Taken, Waiting};
 use super::operator::{self, Operator};
 use super::questions::Questions;
+use super::raised::Asked;
 use super::reply::{journal_fault, outcome_reply, query_fault};
-use super::request::{ABSENT, METHODS, Question, Request, decode};
+use super::request::{ABSENT, METHODS, Question, Request, decode, is_question};
 use crate::dispatch::console::{self, ConsoleAccess};
 use crate::dispatch::events::{self, InstanceEvent};
 use crate::dispatch::query::{self, ConsoleEndpoint, QueryError};
@@ -24,7 +25,7 @@ use crate::dispatch::{Dispatcher, Submission};
 use crate::health::{Metrics, Outcome};
 use crate::model::context::RequestContext;
 use crate::model::diagnostics;
-use crate::model::object::VersionedObject;
+use crate::model::object::{VersionedObject, clip};
 use crate::telemetry::Chain;
 use crate::workflow::journal::JournalError;
 
@@ -101,9 +102,19 @@ impl Server {
     /// Routes and decodes. An acknowledgement waits for the connection: it is left to the request's
     /// own task.
     async fn take(self: &Arc<Self>, incoming: Incoming, stop: &CancellationToken) {
-        let Incoming { request, context, reply, ack, source } = incoming;
+        let Incoming { request, mut context, reply, ack, source } = incoming;
+        context.enter_span();
         let method = request.method.clone();
-        debug!(method, request_id = context.request_id(), ?source, "request");
+        let span = info_span!(
+            "request",
+            method = clip(&method),
+            request_id = context.request_id(),
+            global_request_id = context.global_request_id.as_deref(),
+            trace_id = context.trace_id(),
+            span_id = context.span_id(),
+            parent_span_id = context.parent_span_id(),
+        );
+        span.in_scope(|| debug!(?source, "request"));
         let from_root = matches!(source, Source::Local { .. });
         let route = match self.routes.route(&request) {
             // What the operator may ask is for the operator's own socket.
@@ -118,13 +129,20 @@ impl Server {
             Ok(Route::Endpoint(1)) => Task::Operator(request.args),
             Ok(Route::Endpoint(_)) => {
                 let id = request.unique_id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
+                let is_told = self.dispatcher.backends().notifier.is_on() && is_question(&method);
+                let args = is_told.then(|| request.args.clone()).unwrap_or_default();
                 match decode(&method, request.args, id, context.clone(), from_root) {
                     Err(fault) => Task::Answer(Err(fault)),
-                    Ok(Request::Ask(question)) => Task::Question(Box::new(context), question),
                     Ok(Request::Events(events)) => {
                         // Those who wait are told now, whatever else there is to do.
                         let work = events::deliver(self.dispatcher.backends(), events);
                         Task::Events(Box::new(context), work)
+                    }
+                    Ok(Request::Ask(question)) => {
+                        // Whoever asks through the socket reads the answer, and needs no fault.
+                        let uuid = question.uuid().filter(|_| !from_root);
+                        let asked = Asked { context, method: method.clone(), args, uuid };
+                        Task::Question(Box::new(asked), question)
                     }
                     Ok(Request::Change(record)) => {
                         match self.intake.take(record, &self.dispatcher, stop).await {
@@ -137,7 +155,7 @@ impl Server {
             }
         };
         let (server, stop) = (self.clone(), stop.clone());
-        self.answering.spawn(async move {
+        let answering = async move {
             let task = match task {
                 Task::Waiting(waiting) => match waiting.finish(&server.dispatcher, &stop).await {
                     Some(submitted) => after_journal(&method, submitted),
@@ -154,7 +172,8 @@ impl Server {
             if let Some(answer) = server.work(&method, task).await {
                 finish(&server.metrics, &method, reply, answer);
             }
-        });
+        };
+        self.answering.spawn(answering.instrument(span));
     }
 
     /// Does what is left to do for an answer. `None`: the agent goes down before there is one.
@@ -166,8 +185,13 @@ impl Server {
                 let outcome = outcome.await.ok()?;
                 Some(outcome_reply(&outcome).map(|()| Value::Null))
             }
-            Task::Question(context, question) => {
-                Some(self.questions.answer(self.answer_question(&context, question)).await)
+            Task::Question(asked, question) => {
+                let work = self.answer_question(&asked.context, question);
+                let answer = self.questions.answer(work).await;
+                if let Err(fault) = &answer {
+                    asked.raised(fault, self.dispatcher.backends()).await;
+                }
+                Some(answer)
             }
             Task::Events(context, events) => {
                 let on = self.dispatcher.backends();
@@ -226,7 +250,7 @@ enum Task {
     HandBack,
     /// A change that is in the journal.
     Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>),
-    Question(Box<RequestContext>, Question),
+    Question(Box<Asked>, Question),
     Operator(Map<String, Value>),
     Events(Box<RequestContext>, Vec<InstanceEvent>),
 }
@@ -249,7 +273,7 @@ fn finish(metrics: &Metrics, method: &str, reply: Option<ReplyTo>, answer: Resul
     let outcome = match &answer {
         Ok(_) => Outcome::Done,
         Err(fault) => {
-            warn!(method, error = %fault, called = reply.is_some(), "request failed");
+            warn!(error = %fault, called = reply.is_some(), "request failed");
             Outcome::Failed
         }
     };

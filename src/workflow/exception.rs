@@ -55,6 +55,10 @@ pub fn object_fault(error: &ObjectError) -> Fault {
                 .with("objver", found.as_str())
                 .with("supported", *supported)
         }
+        ObjectError::UnsupportedClass { found, .. } => {
+            Fault::new("UnsupportedObjectError", "oslo_versionedobjects.exception", message)
+                .with("objtype", found.as_str())
+        }
         ObjectError::WrongClass { .. }
         | ObjectError::WrongType { .. }
         | ObjectError::Missing { .. } => Fault::builtin("ValueError", message),

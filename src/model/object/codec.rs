@@ -114,12 +114,15 @@ pub fn open<'a>(
     };
     let name = primitive.get("nova_object.name").and_then(Value::as_str);
     let name = name.ok_or_else(|| wrong(&kind(primitive)))?;
-    if name != class {
-        return Err(wrong(name));
-    }
+    let unsupported =
+        |found: &str| ObjectError::UnsupportedClass { path: String::new(), found: clip(found) };
     let namespace = primitive.get("nova_object.namespace").unwrap_or(&Value::Null);
-    if !matches!(namespace.as_str(), Some("nova") | None) {
-        return Err(wrong("an object of another namespace"));
+    match namespace.as_str() {
+        Some("nova") | None => {}
+        Some(other) => return Err(unsupported(&format!("{other}.{name}"))),
+    }
+    if name != class {
+        return Err(if super::is_known_class(name) { wrong(name) } else { unsupported(name) });
     }
     let version = primitive.get("nova_object.version").and_then(Value::as_str).unwrap_or("1.0");
     let numbers = |version: &str| -> Option<Vec<u32>> {

@@ -10,6 +10,9 @@ pub enum ObjectError {
     /// Another class than the one that belongs here.
     #[error("{}expected an object {expected}, found {found}", lead(path))]
     WrongClass { path: String, expected: &'static str, found: String },
+    /// A class that nobody here knows, or of another project. oslo: `UnsupportedObjectError`.
+    #[error("{}Unsupported object type {found}", lead(path))]
+    UnsupportedClass { path: String, found: String },
     /// Another major version: its meaning is unknown. nova: `IncompatibleObjectVersion`.
     #[error("version {found} of {class} is not supported, supported version is {supported}")]
     IncompatibleVersion { class: &'static str, found: String, supported: &'static str },
@@ -46,6 +49,9 @@ impl ObjectError {
             Self::WrongClass { path, expected, found } => {
                 Self::WrongClass { path: longer(path), expected, found }
             }
+            Self::UnsupportedClass { path, found } => {
+                Self::UnsupportedClass { path: longer(path), found }
+            }
             Self::WrongType { path, expected, found } => {
                 Self::WrongType { path: longer(path), expected, found }
             }
@@ -54,8 +60,8 @@ impl ObjectError {
     }
 }
 
-/// Keeps a name out of a message readable: it becomes part of an error and of a log line.
-pub(super) fn clip(name: &str) -> String {
+/// Keeps a name out of a message short and readable: it becomes part of an error and of a log line.
+pub fn clip(name: &str) -> String {
     const LONGEST: usize = 64;
     let clean = name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
     let mut kept: String = clean.take(LONGEST).collect();

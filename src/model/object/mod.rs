@@ -33,6 +33,7 @@ pub use compute_node::*;
 pub use console::*;
 pub use device_metadata::*;
 pub use diagnostics::*;
+pub use error::clip;
 pub use field_types::{FlexibleBoolean, SubclassOf};
 pub use flavor::*;
 pub use group::*;
@@ -48,3 +49,17 @@ pub use request_spec::*;
 pub use resources::*;
 pub use service::*;
 pub use updates::{apply_action_result, apply_updates};
+
+/// Whether this build has a class of that name, among those that requests lead to.
+fn is_known_class(name: &str) -> bool {
+    let families = [
+        manifest::<InstanceList>(),
+        manifest::<BlockDeviceMappingList>(),
+        manifest::<NetworkRequestList>(),
+        manifest::<RequestSpec>(),
+        manifest::<MigrationList>(),
+        manifest::<ComputeNodeList>(),
+        manifest::<ServiceList>(),
+    ];
+    families.iter().any(|family| family.contains_key(name))
+}

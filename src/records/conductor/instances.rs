@@ -19,6 +19,7 @@ use crate::model::object::{
 };
 use crate::model::state::TaskState;
 use crate::model::time::Timestamp;
+use crate::records::changed::StateChange;
 use crate::records::history::fault_message;
 use crate::records::{Expected, InstanceFault, InstancePart, Records, RecordsError, parts, rules};
 
@@ -39,6 +40,28 @@ impl ConductorRecords {
     /// `[DEFAULT] host`
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// A conductor that doesn't answer may have saved: the record says so.
+    async fn save_until_answered(
+        &self,
+        context: &RequestContext,
+        instance: &mut Instance,
+        expected: Expected,
+    ) -> Result<(), RecordsError> {
+        let mut saved = self.save_once(context, instance, &expected).await;
+        for _ in 1..super::ATTEMPTS {
+            match saved {
+                Err(RecordsError::Conductor(error)) if error.is_unanswered() => {}
+                saved => return saved,
+            }
+            // A conductor that doesn't answer a question either is away.
+            match self.look_after_save(context, instance, &expected).await? {
+                Some(found) => saved = self.save_once(context, instance, &found).await,
+                None => return Ok(()),
+            }
+        }
+        saved
     }
 
     pub fn conductor(&self) -> &Conductor {
@@ -218,19 +241,10 @@ impl Records for ConductorRecords {
             instance.reset_changes();
             return Ok(());
         }
-        let mut saved = self.save_once(context, instance, &expected).await;
-        for _ in 1..super::ATTEMPTS {
-            match saved {
-                Err(RecordsError::Conductor(error)) if error.is_unanswered() => {}
-                saved => return saved,
-            }
-            // A conductor that doesn't answer a question either is away.
-            match self.look_after_save(context, instance, &expected).await? {
-                Some(found) => saved = self.save_once(context, instance, &found).await,
-                None => return Ok(()),
-            }
-        }
-        saved
+        let states = StateChange::of(instance);
+        self.save_until_answered(context, instance, expected).await?;
+        states.into_iter().for_each(|states| states.tell(context));
+        Ok(())
     }
 
     async fn destroy(
