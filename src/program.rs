@@ -36,6 +36,7 @@ pub struct Program;
 impl Daemon for Program {
     fn serve(&self, args: &ServeArgs, socket: Option<&Path>) -> ExitCode {
         let socket = socket.map(Path::to_owned);
+        let sources = args.config.sources();
         let args = args.clone();
         let load = move || {
             let mut config = Config::load(&args.config.sources())?;
@@ -63,7 +64,7 @@ impl Daemon for Program {
             Ok(runtime) => runtime,
             Err(error) => return complain(&error),
         };
-        match runtime.block_on(agent::serve(config, telemetry, load)) {
+        match runtime.block_on(agent::serve(config, sources, telemetry, load)) {
             Ok(()) => {
                 // A libvirt call that hangs must not hold up the end.
                 runtime.shutdown_background();

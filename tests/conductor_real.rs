@@ -9,6 +9,8 @@ use hypernova::model::context::RequestContext;
 use hypernova::model::object::{
     ComputeNode, HVSpec, MigrationType, Service, VersionedObject, VirtualInterface,
 };
+use hypernova::node::identity::{Identify, IdentityError, IdentityFiles, identify};
+use hypernova::node::service::{self, ServiceOptions};
 use hypernova::records::conductor::{
     Call, Caller, Conductor, ConductorOptions, ConductorRecords, MigrationFilter,
 };
@@ -127,6 +129,48 @@ async fn a_service_and_its_node_come_live_and_go() {
     assert_eq!(conductor.node(context, uuid).await.unwrap(), None);
     conductor.destroy_node(context, &mut node).await.unwrap();
     world.destroy(&service).await;
+}
+
+#[tokio::test]
+async fn a_host_registers_lives_and_starts_again() {
+    let Some(world) = World::find().await else { return };
+    let (conductor, context) = (&world.conductor, &world.context);
+    let options = ServiceOptions {
+        host: world.host.clone(),
+        report_interval: Duration::from_secs(10),
+        allow_old_computes: false,
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let files = IdentityFiles::new(&[], directory.path());
+    let found = service::find(conductor, options.clone()).await.unwrap();
+    let who = async |service: Option<&Service>, domains| {
+        let (files, host) = (&files, world.host.as_str());
+        let ask = Identify { files, host, node: "n", service, domains };
+        identify(conductor, context, ask).await
+    };
+    let identity = who(found.service(), 0).await.unwrap();
+    assert!(identity.record.is_none());
+    let service = found.register().await.unwrap();
+    service.beat().await;
+    service.beat().await;
+    let record = conductor.service(context, &world.host, "nova-compute").await.unwrap().unwrap();
+    assert_eq!(record.report_count.get(), Some(&2));
+    assert!(record.last_seen_up.value().is_some());
+    assert!(service.set_enabled(Some("a test")).await.unwrap());
+    let status = service.status();
+    assert_eq!(status.disabled_reason.as_deref(), Some("AUTO: a test"));
+
+    // The second start: the record is there, and so is the file.
+    let found = service::find(conductor, options).await.unwrap();
+    assert_eq!(who(found.service(), 3).await.unwrap().uuid, identity.uuid);
+    let again = found.register().await.unwrap();
+    assert_eq!(again.status(), status);
+    again.beat().await;
+    std::fs::remove_file(directory.path().join("compute_id")).unwrap();
+    let lost = who(Some(&record), 0).await;
+    assert!(matches!(lost, Err(IdentityError::Lost { .. })), "{lost:?}");
+    world.destroy(&record).await;
+    again.beat().await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod images_ageing;
 #[path = "images_support/mod.rs"]
 mod support;
 

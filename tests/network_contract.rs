@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::path::Path;
-use std::process::Command;
 
 use hypernova::model::class::Class;
 use hypernova::model::context::RequestContext;
@@ -12,9 +11,11 @@ use hypernova::model::object::{Instance, InstanceInfoCache};
 use hypernova::network::fake::FakeNetwork;
 use hypernova::network::standalone::StandaloneNetwork;
 use hypernova::network::{Network, NetworkError, PlugFor, Refresh, RequestedNetwork, Vif, Wanted};
+use namespace::{in_namespace, ip};
 use uuid::Uuid;
 
-const INSIDE: &str = "HYPERNOVA_TEST_IN_NAMESPACE";
+#[path = "support/namespace.rs"]
+mod namespace;
 
 fn ask(network: &str) -> RequestedNetwork {
     RequestedNetwork { network_id: Some(network.to_owned()), ..RequestedNetwork::default() }
@@ -123,38 +124,4 @@ fn a_device_that_is_no_bridge_is_not_found() {
         let refused = network.plug(OWNER, &vifs[0]).await;
         assert!(matches!(refused, Err(NetworkError::NotFound(_))), "{refused:?}");
     });
-}
-
-/// Runs `work` in a network namespace that is made for it and removed again: this test's own
-/// program is started anew inside, as `ip netns exec` mounts the `/sys` that goes with it.
-fn in_namespace(test: &str, work: impl AsyncFnOnce()) {
-    if std::env::var_os(INSIDE).is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        return runtime.block_on(work());
-    }
-    let namespace = Namespace(format!("hn-test-{}-{}", std::process::id(), test.len()));
-    ip(&format!("netns add {}", namespace.0));
-    let program = std::env::current_exe().unwrap();
-    let status = Command::new("ip")
-        .args(["netns", "exec", &namespace.0])
-        .arg(program)
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
-        .status()
-        .unwrap();
-    assert!(status.success(), "inside the namespace");
-}
-
-struct Namespace(String);
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        ip(&format!("netns delete {}", self.0));
-    }
-}
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip is there");
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() || std::thread::panicking(), "ip {arguments}: {message}");
 }

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! start: journal ─▶ hypervisor ─▶ records ─▶ take up workflows ─▶ socket, bus ─▶ ready
-//! stop:  no more requests ─▶ workflows finish or park ─▶ answers go out ─▶ connections close
+//!                                                  └─▶ recovery ─▶ periodic tasks
+//! stop:  no more requests ─▶ periodic tasks end ─▶ workflows finish or park ─▶ answers go out
+//!        ─▶ connections close
 //! ```
 
 use std::path::PathBuf;
@@ -14,15 +16,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::hypernova::ControlPlane;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Source};
 use crate::dispatch::Dispatcher;
+use crate::dispatch::own::OwnRequests;
 use crate::health::{Component, Health, HealthError, HealthServer, Metrics, State};
 use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::images::ImageError;
 use crate::model::object::NameError;
 use crate::network::NetworkError;
+use crate::node::NodeError;
+use crate::node::identity::IdentityError;
+use crate::node::service::ServiceError;
+use crate::openstack::session::SessionError;
+use crate::records::conductor::UnknownLevel;
 use crate::records::history::History;
 use crate::records::sqlite::OpenError;
+use crate::records::upkeep::Upkeep;
 use crate::rpc::amqp::Consuming;
 use crate::rpc::bus::{Bus, BusError};
 use crate::rpc::counters::Counts;
@@ -41,7 +50,9 @@ use connect::await_hypervisor;
 use notifications::Notifications;
 
 mod connect;
+pub mod network;
 mod notifications;
+mod nova;
 mod options;
 mod periodics;
 mod standalone;
@@ -62,10 +73,18 @@ const UNLIMITED_BUILDS: usize = 1 << 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    #[error(
-        "control_plane = nova is not supported yet: set [hypernova] control_plane = standalone"
-    )]
-    NovaMode,
+    #[error("[DEFAULT] transport_url is not set: nova's control plane is reached over RabbitMQ")]
+    NoTransportUrl,
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("[upgrade_levels]")]
+    UpgradeLevel(#[from] UnknownLevel),
+    #[error("this host's service can't be registered")]
+    Service(#[from] ServiceError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
     #[error("[libvirt] virt_type = {0} is not supported")]
     VirtType(&'static str),
     #[error(transparent)]
@@ -104,22 +123,23 @@ pub enum AgentError {
 /// What the rest of the agent gets from its mode.
 struct Plane {
     backends: Backends,
+    /// What periodic tasks and recovery ask of the records.
+    upkeep: Arc<dyn Upkeep>,
     /// What happened to each instance, for the commands.
     history: Option<Arc<dyn History>>,
+    nova: Option<nova::Nova>,
 }
 
-/// Runs the agent until it is told to stop. `reload` reads the configuration again, for SIGHUP.
+/// Runs the agent until it is told to stop. `sources` is where `config` was read; `reload` reads the configuration again, for SIGHUP.
 ///
 /// # Errors
 /// [`AgentError`] for what waiting wouldn't mend. A libvirtd or a broker that is away is waited for.
 pub async fn serve(
     config: Config,
+    sources: Vec<Source>,
     telemetry: Telemetry,
     reload: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
 ) -> Result<(), AgentError> {
-    if config.hypernova.control_plane == ControlPlane::Nova {
-        return Err(AgentError::NovaMode);
-    }
     let (stop, stop_now) = (CancellationToken::new(), CancellationToken::new());
     let manager = Arc::new(ServiceManager::from_environment());
     let signals = Signals::listen().map_err(AgentError::Signals)?;
@@ -155,7 +175,18 @@ pub async fn serve(
         None => (None, None),
     };
     let notifications = Notifications::connect(&config, bus.as_ref())?;
-    let plane = standalone::plane(&config, &connected, notifications.notifier.clone())?;
+    let notifier = notifications.notifier.clone();
+    let plane = match config.hypernova.control_plane {
+        ControlPlane::Standalone => Some(standalone::plane(&config, &connected, notifier)?),
+        ControlPlane::Nova => {
+            manager.status("registering");
+            let (config, sources, stop) = (&config, &sources, &stop);
+            let (connected, bus, metrics) = (&connected, bus.as_ref(), &metrics);
+            nova::plane(nova::Start { config, sources, connected, bus, notifier, metrics, stop })
+                .await?
+        }
+    };
+    let Some(plane) = plane else { return Ok(()) };
     let builds = match config.default_.max_concurrent_builds {
         0 => UNLIMITED_BUILDS,
         builds => builds as usize,
@@ -165,6 +196,13 @@ pub async fn serve(
     dispatcher.prune().await?;
     relearn(dispatcher.backends()).await;
     let resumed = dispatcher.resume().await?;
+    let own = OwnRequests::new(dispatcher.clone(), plane.upkeep);
+    let periodics = Arc::new(periodics::start(&config, metrics.clone(), &own));
+    if let Some(nova) = plane.nova {
+        nova.report(&config, &periodics, &stop);
+    }
+    let keeping = periodics::keep_instances(config.clone(), periodics.clone(), own);
+    tokio::spawn(stop.clone().run_until_cancelled_owned(keeping));
 
     let operator =
         Operator::new(dispatcher.clone(), plane.history, config.default_.instances_path.clone());
@@ -189,15 +227,13 @@ pub async fn serve(
         tokio::spawn(listener.run(stop_now.clone()));
     }
     let watched = bus.as_ref().map(|bus| (bus.watch(), bus.counts()));
-    let watching = look_after(health, metrics.clone(), hypervisor, journal, watched);
-    let looking = tokio::spawn(watching);
+    let looking = tokio::spawn(look_after(health, metrics, hypervisor, journal, watched));
     let keeper = manager.clone();
     let until = stop_now.clone();
     tokio::spawn(async move {
         // The runtime itself answers here: a stuck one gives no sign of life.
         keeper.keep_alive(|| async { tokio::spawn(async {}).await.is_ok() }, until).await;
     });
-    let periodics = periodics::start(&config, metrics.clone(), &dispatcher);
     if let Some(bus) = &bus {
         let consuming = tokio::time::timeout(Duration::from_secs(10), bus.consuming());
         if consuming.await.is_err() {

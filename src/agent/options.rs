@@ -12,15 +12,16 @@ use crate::hypervisor::HostInfo;
 use crate::hypervisor::guest::{GuestHost, GuestOptions, SpiceServer};
 use crate::hypervisor::libvirt::LibvirtOptions;
 use crate::hypervisor::spec::SpiceOptions;
-use crate::images::Images;
 use crate::images::config_disk::ConfigDriveFormat;
 use crate::images::source::{FilePolicy, StandaloneSource};
 use crate::images::store::{HostImages, StoreOptions};
+use crate::images::{ImageSource, Images};
 use crate::model::object::NameTemplate;
 use crate::rpc::bus::BusSettings;
 use crate::rpc::options::{Failover, LoginMethod, RabbitOptions};
 use crate::rpc::transport_url::TransportUrl;
 use crate::rpc::watchdog::Watchdog;
+use crate::workflow::plug_events::PlugSettings;
 use crate::workflow::serial_ports::SerialPorts;
 use crate::workflow::{ConsoleSettings, Settings};
 
@@ -45,7 +46,14 @@ pub fn libvirt_options(config: &Config) -> Result<LibvirtOptions, AgentError> {
     Ok(options)
 }
 
-pub(super) fn images(config: &Config) -> Result<Arc<dyn Images>, AgentError> {
+/// The host's images and disks, filled from `source`.
+///
+/// # Errors
+/// [`AgentError::Images`] for a backend that isn't there.
+pub(super) fn images_from(
+    config: &Config,
+    source: Arc<dyn ImageSource>,
+) -> Result<Arc<dyn Images>, AgentError> {
     let mut options = StoreOptions::new(&config.default_.instances_path);
     options.cache_subdirectory = config.image_cache.subdirectory_name.clone();
     options.force_raw_images = config.default_.force_raw_images;
@@ -60,9 +68,14 @@ pub(super) fn images(config: &Config) -> Result<Arc<dyn Images>, AgentError> {
     };
     options.qemu_img.long_deadline = config.hypernova.qemu_img_timeout;
     options.qemu_img.memory_bytes = config.hypernova.qemu_img_memory_mib.saturating_mul(1 << 20);
+    Ok(Arc::new(HostImages::new(options, source)?))
+}
+
+/// Images by file and URL.
+pub(super) fn standalone_source(config: &Config) -> Arc<dyn ImageSource> {
     let policy = FilePolicy::Under(config.hypernova.image_directories.clone());
-    let source = StandaloneSource::new(policy, options.patience.idle);
-    Ok(Arc::new(HostImages::new(options, Arc::new(source))?))
+    let idle = StoreOptions::new(&config.default_.instances_path).patience.idle;
+    Arc::new(StandaloneSource::new(policy, idle))
 }
 
 /// The settings of an agent on a host like this one, without asking its hypervisor.
@@ -87,6 +100,14 @@ pub(super) fn settings(
         virt_type: config.libvirt.virt_type.as_str().to_owned(),
         name_template: NameTemplate::parse(&config.default_.instance_name_template)?,
         force_config_drive: config.default_.force_config_drive,
+        plugging: PlugSettings {
+            timeout: config.default_.vif_plugging_timeout,
+            is_fatal: config.default_.vif_plugging_is_fatal,
+            awaited_at_reboot: config
+                .workarounds
+                .wait_for_vif_plugged_event_during_hard_reboot
+                .clone(),
+        },
         dhcp_domain: config.api.dhcp_domain.clone(),
         shutdown_timeout: config.default_.shutdown_timeout,
         shutdown_retry_interval: config.compute.shutdown_retry_interval,

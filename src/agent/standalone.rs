@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::connect::Connected;
-use super::options::{images, settings};
+use super::options::{images_from, settings, standalone_source};
 use super::{AgentError, Plane};
 use crate::config::Config;
 use crate::network::standalone::StandaloneNetwork;
@@ -23,13 +23,16 @@ pub(super) fn plane(
     let records = SqliteRecords::open(&config.hypernova.records, &config.default_.host)?;
     let backends = Backends {
         hypervisor: connected.hypervisor.clone(),
-        images: images(config)?,
+        images: images_from(config, standalone_source(config))?,
         network: Arc::new(StandaloneNetwork::new(config.hypernova.default_network.as_str())?),
         records: Arc::new(records.clone()),
         claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),
         scheduling: Arc::new(Unscheduled),
         notifier,
+        events: Arc::default(),
+        info_caches: Arc::default(),
         settings: Arc::new(settings(config, &connected.host, connected.guest_host.clone())?),
     };
-    Ok(Plane { backends, history: Some(Arc::new(records)) })
+    let records = Arc::new(records);
+    Ok(Plane { backends, upkeep: records.clone(), history: Some(records), nova: None })
 }

@@ -31,6 +31,19 @@ choices! {
     UsbTablet = "usbtablet",
 }
 
+choices! {
+    /// What is done with the domain of an instance that is deleted.
+    RunningDeletedAction:
+    /// Nothing.
+    Noop = "noop",
+    /// It is logged.
+    Log = "log",
+    /// Its power is cut.
+    Shutdown = "shutdown",
+    /// Everything of it is removed from this host.
+    Reap = "reap",
+}
+
 section! {
     /// The agent as a whole.
     DefaultSection in "DEFAULT":
@@ -55,8 +68,24 @@ section! {
     /// rabbit://user:password@host:5672,user:password@host2:5672/virtual_host
     transport_url: Secret = Opt::text().default("rabbit://").secret();
 
+    /// How long an answer of another service of nova's may take.
+    rpc_response_timeout: Duration = Opt::seconds(1).default("60");
+
+    /// How often the control plane is told that this host is alive.
+    report_interval: Duration = Opt::seconds(1).default("10");
+
+    /// How often what this host has is looked at and reported. 0: every minute; negative: never.
+    update_resources_interval: i64 = Opt::integer(-1, 1 << 30).default("0").unit("seconds");
+
     /// The topic exchange that the control plane publishes to.
     control_exchange: String = Opt::text().default("nova");
+
+    /// How long nova-conductor may take over an answer.
+    rpc_response_timeout: Duration = Opt::seconds(1).default("60");
+
+    /// How often the control plane is told that this host is alive; 0: never. Its own
+    /// service_down_time should be several times as long.
+    report_interval: Duration = Opt::seconds(0).default("10");
 
     /// Whether to answer `oslo_rpc_server_ping`.
     rpc_ping_enabled: bool = Opt::boolean().default("false");
@@ -95,6 +124,19 @@ section! {
 
     /// The pointer of guests with a graphical console. Unset can't be asked for in a file.
     pointer_model: PointerModel = Opt::choice(PointerModel::CHOICES).default("usbtablet");
+
+    /// How long Neutron may take to report that a new guest's ports are plugged, before which the
+    /// guest doesn't run. 0: it is not awaited.
+    vif_plugging_timeout: Duration = Opt::seconds(0).default("300");
+
+    /// Whether a guest whose ports aren't reported in time is a failed build; otherwise it runs.
+    vif_plugging_is_fatal: bool = Opt::boolean().default("true");
+
+    /// How often a network set-up that failed is tried again.
+    network_allocate_retries: u32 = Opt::integer(0, 100).default("0");
+
+    /// What instances' recorded networks say of `injected`.
+    flat_injected: bool = Opt::boolean().default("false");
 
     /// How many builds run at once; 0: any number.
     max_concurrent_builds: u32 = Opt::integer(0, u32::MAX as i64).default("10");
@@ -136,6 +178,38 @@ section! {
     /// The longest random delay before periodic tasks run first: hosts that start together must
     /// not ask the control plane together.
     periodic_fuzzy_delay: Duration = Opt::seconds(0).default("60");
+
+    /// How often power states are compared with the records. 0: once a minute; negative: never.
+    sync_power_state_interval: i64 = Opt::spacing().default("600");
+
+    /// How many instances that differ are looked at at once.
+    sync_power_state_pool_size: usize = Opt::integer(1, 1000).default("5");
+
+    /// How often domains of deleted instances are looked for. 0: once a minute; negative: never.
+    running_deleted_instance_poll_interval: i64 = Opt::spacing().default("1800");
+
+    /// What is done with them.
+    running_deleted_instance_action: RunningDeletedAction =
+        Opt::choice(RunningDeletedAction::CHOICES).default("reap");
+
+    /// How long after its deletion an instance's domain is left alone.
+    running_deleted_instance_timeout: Duration = Opt::seconds(0).default("0");
+
+    /// How often files of deleted instances, and consoles' tokens that are over, are looked for.
+    /// 0: once a minute; negative: never.
+    instance_delete_interval: i64 = Opt::spacing().default("300");
+
+    /// How often the removal of a deleted instance's files is tried.
+    maximum_instance_delete_attempts: u32 = Opt::integer(1, u32::MAX as i64).default("5");
+
+    /// How long a soft-deleted instance can be restored. 0: it is deleted at once, by nova-api.
+    reclaim_instance_interval: Duration = Opt::seconds(0).default("0");
+
+    /// How long a build may take before its instance is an error. 0: as long as it takes.
+    instance_build_timeout: Duration = Opt::seconds(0).default("0");
+
+    /// Whether guests that ran before the host was booted are started again.
+    resume_guests_state_on_host_boot: bool = Opt::boolean().default("false");
 
     /// Whether to log what happens inside each request.
     debug: bool = Opt::boolean().default("false");

@@ -30,12 +30,14 @@ pub mod keystoneauth;
 pub mod libvirt;
 pub mod neutron;
 pub mod notifications;
+pub mod os_vif_ovs;
 pub mod oslo_messaging_notifications;
 pub mod oslo_messaging_rabbit;
 pub mod placement;
 pub mod serial_console;
 pub mod service_user;
 pub mod spice;
+pub mod upgrade_levels;
 pub mod vnc;
 pub mod workarounds;
 
@@ -86,11 +88,13 @@ config! {
     neutron: neutron::Neutron,
     notifications: notifications::Notifications,
     oslo_messaging_notifications: oslo_messaging_notifications::OsloMessagingNotifications,
+    os_vif_ovs: os_vif_ovs::OsVifOvs,
     oslo_messaging_rabbit: oslo_messaging_rabbit::OsloMessagingRabbit,
     placement: placement::Placement,
     serial_console: serial_console::SerialConsole,
     service_user: service_user::ServiceUser,
     spice: spice::Spice,
+    upgrade_levels: upgrade_levels::UpgradeLevels,
     vnc: vnc::Vnc,
     workarounds: workarounds::Workarounds,
 }

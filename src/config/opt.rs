@@ -65,6 +65,11 @@ impl Opt {
         Self::of(Kind::Integer { min, max: 3_200_000_000 }).unit("seconds")
     }
 
+    /// How often a periodic task runs, in seconds: 0 is once a minute, a negative number is never.
+    pub const fn spacing() -> Self {
+        Self::of(Kind::Integer { min: -3_200_000_000, max: 3_200_000_000 }).unit("seconds")
+    }
+
     pub const fn float(min: f64, max: f64) -> Self {
         Self::of(Kind::Float { min, max })
     }

@@ -34,6 +34,7 @@ use crate::workflow::{Backends, StepError};
 
 pub mod admission;
 pub mod console;
+pub mod events;
 mod outcome;
 pub mod own;
 pub mod query;

@@ -13,11 +13,13 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sha1::{Digest, Sha1};
+use tokio::sync::RwLock;
 use tracing::info;
 
+use super::ageing::is_older;
 use super::fetch::{Origin, Patience, fetch};
 use super::files::{Draft, blocking, io_error, publish, remove_if_there, touch};
 use super::inspect::{FileContent, Format, InspectError, Inspected, Policy, inspect};
@@ -40,6 +42,9 @@ pub struct Cache {
     /// `force_raw_images`
     force_raw: bool,
     patience: Patience,
+    /// Shared by who looks an image up, alone for who removes one: what was found stays, until the
+    /// next look at when it was found.
+    removal: Arc<RwLock<()>>,
 }
 
 impl Cache {
@@ -53,7 +58,8 @@ impl Cache {
         force_raw: bool,
         patience: Patience,
     ) -> Self {
-        Self { directory, source, locks, qemu_img, policy, force_raw, patience }
+        let removal = Arc::new(RwLock::new(()));
+        Self { directory, source, locks, qemu_img, policy, force_raw, patience, removal }
     }
 
     pub fn directory(&self) -> &Path {
@@ -105,16 +111,50 @@ impl Cache {
 
     /// What is there already, marked as used.
     async fn lookup(&self, image: &str, path: &Path) -> Result<Option<CachedImage>, ImageError> {
-        if !blocking("look up", path, |path| path.try_exists()).await? {
-            return Ok(None);
+        let _stays = self.removal.read().await;
+        match blocking("touch", path, touch).await {
+            Ok(()) => {}
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
         }
-        blocking("touch", path, touch).await?;
-        let found = self.inspect(image, path).await?;
+        let found = match self.inspect(image, path).await {
+            Ok(found) => found,
+            // Another host has aged it out.
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         Ok(Some(CachedImage {
             path: path.to_owned(),
             format: found.format.qemu_name().to_owned(),
             virtual_size_bytes: found.virtual_size,
         }))
+    }
+
+    /// Removes the file `name` if it was last used before `cutoff`, with the lock `lock` and its file.
+    /// Says whether it did; a lock that others hold for longer than `within` keeps the file.
+    pub(super) async fn remove(
+        &self,
+        name: &str,
+        lock: &str,
+        cutoff: SystemTime,
+        within: Duration,
+    ) -> Result<bool, ImageError> {
+        let Ok(held) = tokio::time::timeout(within, self.locks.acquire(lock)).await else {
+            return Ok(false);
+        };
+        let (held, alone) = (held?, self.removal.clone().write_owned().await);
+        blocking("remove", &self.directory.join(name), move |path| {
+            // Kept to the end, also when nobody waits for it any more.
+            let _alone = alone;
+            // Somebody may have come along while we waited.
+            let old = is_older(path, cutoff)?;
+            if old {
+                std::fs::remove_file(path)?;
+                held.remove();
+            }
+            Ok(old)
+        })
+        .await
     }
 
     /// Waits for the lock, showing how far whoever holds it has come.
@@ -146,6 +186,8 @@ impl Cache {
         lock: &Arc<Held>,
         progress: Progress<'_>,
     ) -> Result<CachedImage, ImageError> {
+        // What the source adds is proved and remembered like what was asked for.
+        let image = &self.source.complete(context, image).await?;
         let origin = Origin { source: &*self.source, context, patience: self.patience };
         fetch(origin, image, part, lock, progress).await?;
         let found = self.inspect_as(&image.id, part, image.disk_format.as_deref()).await?;
@@ -250,6 +292,10 @@ impl Cache {
             reason: reason.to_string(),
         })
     }
+}
+
+fn is_absent(error: &ImageError) -> bool {
+    matches!(error, ImageError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }
 
 fn open_regular(path: &Path) -> io::Result<File> {

@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::cache::{check_fits, file_name};
-use super::{CachedImage, ConfigDriveFiles, Disk, ImageError, ImageRequest, Images, Progress};
+use super::{
+    Aged, Ageing, CachedImage, ConfigDriveFiles, Disk, ImageError, ImageRequest, Images, Progress,
+};
 use crate::model::context::RequestContext;
 
 /// What `image` is as large as when the request doesn't say.
@@ -28,6 +30,8 @@ pub enum ImageCall {
     CreateConfigDrive,
     Disks,
     RemoveDirectory,
+    AgeCache,
+    StorageUsers,
 }
 
 /// A directory of the fake.
@@ -298,6 +302,20 @@ impl Images for FakeImages {
         self.act(ImageCall::Disks, |world| {
             Ok(world.directories.get(&instance).map(|d| d.disks.clone()).unwrap_or_default())
         })
+    }
+
+    async fn age_cache(&self, by: &Ageing) -> Result<Aged, ImageError> {
+        self.act(ImageCall::AgeCache, |world| {
+            let used: BTreeSet<_> = by.in_use.iter().map(|id| self.base_path(id)).collect();
+            let unused = world.cached.keys().filter(|path| by.remove && !used.contains(*path));
+            let removed: Vec<_> = unused.cloned().collect();
+            world.cached.retain(|path, _| !removed.contains(path));
+            Ok(Aged { in_use: world.cached.len(), kept: 0, removed })
+        })
+    }
+
+    async fn storage_users(&self, host: &str) -> Result<Vec<String>, ImageError> {
+        self.act(ImageCall::StorageUsers, |_| Ok(vec![host.to_owned()]))
     }
 
     fn console_log(&self, instance: Uuid) -> PathBuf {

@@ -66,8 +66,6 @@ pub async fn fetch(
     lock: &Arc<Held>,
     progress: Progress<'_>,
 ) -> Result<(), ImageError> {
-    let completed = origin.source.complete(origin.context, image);
-    let image = &completed.await?;
     let once = |resume| fetch_once(origin, image, part, lock, progress, resume);
     let resumed = once(true).await;
     match resumed {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use tokio::sync::OwnedMutexGuard;
+use tracing::debug;
 
 use super::ImageError;
 
@@ -33,9 +34,20 @@ pub struct Locks {
 
 /// Held until dropped.
 pub struct Held {
+    path: PathBuf,
     // Dropped first: the next in this process must find the file's lock free.
     _file: File,
     _inside: OwnedMutexGuard<()>,
+}
+
+impl Held {
+    /// Takes the lock's file away, and lets go: what it locked is gone. Whoever waits for it notices,
+    /// and makes a new one. nova: virt/libvirt/imagecache.py, `remove_external_lock_file`
+    pub fn remove(self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            debug!(path = %self.path.display(), %error, "the lock's file stays");
+        }
+    }
 }
 
 impl Locks {
@@ -53,7 +65,7 @@ impl Locks {
         let path = self.directory.join(format!("{PREFIX}{}", name.replace('/', "_")));
         loop {
             match try_lock(&path) {
-                Ok(Some(file)) => return Ok(Held { _file: file, _inside: inside }),
+                Ok(Some(file)) => return Ok(Held { path, _file: file, _inside: inside }),
                 Ok(None) => tokio::time::sleep(RETRY).await,
                 Err(source) => return Err(ImageError::Io { operation: "lock", path, source }),
             }

@@ -4,6 +4,7 @@
 //! in nova mode. [`Images`] is the host's side: the cache under `_base` and the disks in the
 //! instance directories.
 
+pub mod ageing;
 pub mod backend;
 pub mod cache;
 pub mod checksum;
@@ -20,7 +21,9 @@ pub mod lock;
 pub mod network_data;
 mod provenance;
 pub mod qemu_img;
+mod references;
 pub mod source;
+mod storage_users;
 pub mod store;
 
 use std::path::PathBuf;
@@ -34,6 +37,8 @@ use uuid::Uuid;
 
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
+
+pub use ageing::{Aged, Ageing};
 
 /// An image that a build asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +173,16 @@ pub trait Images: Send + Sync {
 
     /// The disks of an instance as `disk.info` has them.
     async fn disks(&self, instance: Uuid) -> Result<Vec<Disk>, ImageError>;
+
+    /// Looks through the cache: what is in use is marked so, and what has been unused for long
+    /// enough is removed.
+    ///
+    /// # Errors
+    /// What is in use can't be said: nothing was removed.
+    async fn age_cache(&self, by: &Ageing) -> Result<Aged, ImageError>;
+
+    /// Says that `host` uses these instance directories, and returns the hosts that have lately.
+    async fn storage_users(&self, host: &str) -> Result<Vec<String>, ImageError>;
 
     /// Where the guest's console log is.
     fn console_log(&self, instance: Uuid) -> PathBuf;

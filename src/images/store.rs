@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use tracing::info;
@@ -24,8 +25,8 @@ use super::inspect::Policy;
 use super::lock::Locks;
 use super::qemu_img::QemuImg;
 use super::{
-    CachedImage, ConfigDriveFiles, Disk, ImageError, ImageRequest, ImageSource, Images, Progress,
-    disk_info,
+    Aged, Ageing, CachedImage, ConfigDriveFiles, Disk, ImageError, ImageRequest, ImageSource,
+    Images, Progress, ageing, disk_info, storage_users,
 };
 use crate::model::context::RequestContext;
 
@@ -80,6 +81,7 @@ impl StoreOptions {
 /// The real thing: files under `instances_path`.
 pub struct HostImages {
     instances: PathBuf,
+    locks: Arc<Locks>,
     cache: Cache,
     backend: Backend,
     qemu_img: QemuImg,
@@ -102,10 +104,11 @@ impl HostImages {
             return Err(ImageError::BadPath(instances.display().to_string()));
         }
         check_name(&options.cache_subdirectory)?;
+        let locks = Arc::new(Locks::new(instances.join("locks")));
         let cache = Cache::new(
             instances.join(options.cache_subdirectory),
             source,
-            Arc::new(Locks::new(instances.join("locks"))),
+            locks.clone(),
             options.qemu_img.clone(),
             Policy { vmdk_allowed_types: options.vmdk_allowed_types },
             options.force_raw_images,
@@ -113,6 +116,7 @@ impl HostImages {
         );
         Ok(Self {
             instances,
+            locks,
             cache,
             backend,
             qemu_img: options.qemu_img,
@@ -331,6 +335,19 @@ impl Images for HostImages {
 
     async fn disks(&self, instance: Uuid) -> Result<Vec<Disk>, ImageError> {
         blocking("read disk.info of", &self.directory(instance), disk_info::read).await
+    }
+
+    async fn age_cache(&self, by: &Ageing) -> Result<Aged, ImageError> {
+        ageing::age(&self.cache, &self.instances, by).await
+    }
+
+    async fn storage_users(&self, host: &str) -> Result<Vec<String>, ImageError> {
+        let _registry = self.locks.acquire(storage_users::LOCK).await?;
+        let host = host.to_owned();
+        blocking("register in", &self.instances, move |instances| {
+            storage_users::register(instances, &host, SystemTime::now())
+        })
+        .await
     }
 
     fn console_log(&self, instance: Uuid) -> PathBuf {

@@ -131,7 +131,8 @@ impl Network for FakeNetwork {
         _: Refresh,
     ) -> Result<Vec<Vif>, NetworkError> {
         let state = self.enter("refresh", "interfaces")?;
-        let mut vifs = state.allocated.get(&uuid(instance)?).cloned().unwrap_or_default();
+        let recorded = instance.vifs()?;
+        let mut vifs = state.allocated.get(&uuid(instance)?).cloned().unwrap_or(recorded);
         for vif in &mut vifs {
             vif.active = state.reports.is_none() || state.active.contains(&vif.id);
         }

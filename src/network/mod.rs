@@ -21,6 +21,7 @@ use crate::model::object::Instance;
 mod error;
 pub mod fake;
 mod naming;
+pub mod neutron;
 pub mod plug;
 pub mod standalone;
 pub mod wiring;
@@ -55,6 +56,10 @@ pub struct Wanted {
     /// nova: objects/request_spec.py, get_request_group_mapping
     #[serde(default)]
     pub providers: BTreeMap<String, Vec<Uuid>>,
+    /// Ports that the instance has and keeps. Any other port that is found to be its own is taken
+    /// for what an earlier attempt has made.
+    #[serde(default)]
+    pub besides: Vec<Uuid>,
 }
 
 impl Wanted {

@@ -128,4 +128,12 @@ impl Scheduling for FakeNode {
     async fn gone(&self, _: &RequestContext, uuid: Uuid) {
         self.state().known.remove(&uuid);
     }
+
+    async fn here(&self, _: &RequestContext, instances: &[Instance]) {
+        self.state().known.extend(instances.iter().map(uuid_of));
+    }
+
+    async fn compare(&self, _: &RequestContext, instances: &[Uuid]) {
+        self.state().known = instances.iter().copied().collect();
+    }
 }

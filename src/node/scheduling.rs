@@ -27,6 +27,14 @@ pub trait Scheduling: Send + Sync {
 
     /// Tells them that it is not any more. nova: `delete_instance_info`
     async fn gone(&self, context: &RequestContext, uuid: Uuid);
+
+    /// Tells them of all the instances of this host, when the agent starts.
+    /// nova: `update_instance_info`
+    async fn here(&self, context: &RequestContext, instances: &[Instance]);
+
+    /// Tells them which instances there are: who knows others asks for all of them.
+    /// nova: `sync_instance_info`
+    async fn compare(&self, context: &RequestContext, instances: &[Uuid]);
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,4 +57,8 @@ impl Scheduling for Unscheduled {
     async fn placed(&self, _: &RequestContext, _: &Instance) {}
 
     async fn gone(&self, _: &RequestContext, _: Uuid) {}
+
+    async fn here(&self, _: &RequestContext, _: &[Instance]) {}
+
+    async fn compare(&self, _: &RequestContext, _: &[Uuid]) {}
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::level::{CellVersions, NEWEST};
+use crate::config::Config;
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
 use crate::model::object::Service;
@@ -35,6 +36,16 @@ pub struct ServiceOptions {
     pub report_interval: Duration,
     /// `[workarounds] disable_compute_service_check_for_ffu`
     pub allow_old_computes: bool,
+}
+
+impl ServiceOptions {
+    pub fn from_config(config: &Config) -> Self {
+        Self {
+            host: config.default_.host.clone(),
+            report_interval: config.default_.report_interval,
+            allow_old_computes: config.workarounds.disable_compute_service_check_for_ffu,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -54,4 +54,24 @@ impl Scheduling for ToldByBus {
             warn!(error = %Chain(&error), "the schedulers still count the instance");
         }
     }
+
+    async fn here(&self, context: &RequestContext, instances: &[Instance]) {
+        if !self.tracked {
+            return;
+        }
+        let told = self.conductor.update_instance_info(context, &self.host, instances.to_vec());
+        if let Err(error) = told.await {
+            warn!(error = %Chain(&error), "the schedulers don't know of this host's instances yet");
+        }
+    }
+
+    async fn compare(&self, context: &RequestContext, instances: &[Uuid]) {
+        if !self.tracked {
+            return;
+        }
+        let told = self.conductor.sync_instance_info(context, &self.host, instances).await;
+        if let Err(error) = told {
+            warn!(error = %Chain(&error), "the schedulers could not compare their instances");
+        }
+    }
 }

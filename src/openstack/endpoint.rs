@@ -218,7 +218,7 @@ impl Endpoint {
                 headers.insert(name, value);
             }
         }
-        sender.sign(&mut headers).map_err(|()| ApiError::Unauthorized {
+        sender.sign(&mut headers).map_err(|_| ApiError::Unauthorized {
             service: self.service,
             message: "the token can't be sent: it holds characters that a header may not".into(),
         })?;

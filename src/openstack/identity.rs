@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, InvalidHeaderValue};
 use serde_json::Value;
 
 use super::catalog::{Catalog, Lookup};
@@ -109,7 +109,7 @@ impl Identities {
 impl Sender {
     /// # Errors
     /// A token that can't be a header.
-    pub fn sign(&self, headers: &mut HeaderMap) -> Result<(), ()> {
+    pub fn sign(&self, headers: &mut HeaderMap) -> Result<(), InvalidHeaderValue> {
         secret_header(headers, "x-auth-token", self.token.expose())?;
         match &self.service_token {
             Some(token) => secret_header(headers, "x-service-token", token.expose()),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, LOCATION};
 use reqwest::{Body, Certificate, Client, Identity, Method, StatusCode, redirect};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -338,9 +338,16 @@ fn redirection(incoming: &Incoming, from: &Url) -> Option<Url> {
     (safe && to.host() == from.host()).then_some(to)
 }
 
-/// A header whose value never shows.
-pub fn secret_header(headers: &mut HeaderMap, name: &'static str, value: &str) -> Result<(), ()> {
-    let mut value = HeaderValue::from_str(value).map_err(drop)?;
+/// Adds a header whose value never shows.
+///
+/// # Errors
+/// A value that can't be a header's.
+pub fn secret_header(
+    headers: &mut HeaderMap,
+    name: &'static str,
+    value: &str,
+) -> Result<(), InvalidHeaderValue> {
+    let mut value = HeaderValue::from_str(value)?;
     value.set_sensitive(true);
     headers.insert(HeaderName::from_static(name), value);
     Ok(())

@@ -13,7 +13,10 @@
 //! nova: `oslo_service.periodic_task` and service.py, whose one thread runs all tasks in turn; here
 //! a slow one keeps no other waiting.
 
+pub mod deleted;
+pub mod image_cache;
 pub mod lifecycle;
+pub mod overdue;
 pub mod power_rules;
 pub mod power_sync;
 pub mod scheduler;

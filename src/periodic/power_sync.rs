@@ -175,18 +175,12 @@ async fn sync(
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::health::Metrics;
     use crate::model::state::{TaskState, VmState};
-    use crate::records::Records;
-    use crate::workflow::world::{MemoryJournal, UUID, World};
+    use crate::workflow::world::{UUID, World};
 
     pub(crate) fn power_sync(world: &World) -> PowerSync {
-        let journal = Arc::new(MemoryJournal::default());
-        let dispatcher = Dispatcher::new(world.backends(), journal, Arc::new(Metrics::new()), 1);
-        PowerSync::new(OwnRequests::new(dispatcher, world.records.clone()), 5)
+        PowerSync::new(world.own_requests(), 5)
     }
 
     /// Runs it, and waits until what it asked for has ended.
@@ -195,13 +189,6 @@ pub(super) mod tests {
         while sync.own.dispatcher().is_busy(UUID) {
             tokio::task::yield_now().await;
         }
-    }
-
-    async fn change(world: &World, change: impl FnOnce(&mut Instance)) {
-        let context = RequestContext::admin();
-        let mut instance = world.records.instance(&context, UUID).await.unwrap().unwrap();
-        change(&mut instance);
-        world.records.save(&context, &mut instance, Expected::Any).await.unwrap();
     }
 
     async fn shown(world: &World) -> String {
@@ -226,7 +213,7 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_guest_whose_end_means_deletion_is_deleted() {
         let world = World::with_guest().await;
-        change(&world, |instance| instance.shutdown_terminate.set(true)).await;
+        world.change(|instance| instance.shutdown_terminate.set(true)).await;
         world.hypervisor.guest_powers_off(UUID);
         run(&power_sync(&world)).await;
         assert_eq!(world.records.all()[0].deleted.get(), Some(&true));
@@ -236,7 +223,7 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_guest_that_runs_though_it_is_stopped_is_stopped() {
         let world = World::with_guest().await;
-        change(&world, |instance| instance.vm_state.set(Some(VmState::Stopped))).await;
+        world.change(|instance| instance.vm_state.set(Some(VmState::Stopped))).await;
         run(&power_sync(&world)).await;
         assert_eq!(shown(&world).await, "stopped - 4");
         assert!(world.hypervisor.get(UUID).unwrap().id.is_none());
@@ -246,14 +233,15 @@ pub(super) mod tests {
     async fn an_instance_with_a_task_or_of_another_host_is_left_alone() {
         let world = World::with_guest().await;
         world.hypervisor.guest_powers_off(UUID);
-        change(&world, |instance| instance.task_state.set(Some(TaskState::Migrating))).await;
+        world.change(|instance| instance.task_state.set(Some(TaskState::Migrating))).await;
         run(&power_sync(&world)).await;
         assert_eq!(shown(&world).await, "active migrating 1");
-        change(&world, |instance| {
-            instance.task_state.set(None);
-            instance.host.set(Some("host2".into()));
-        })
-        .await;
+        world
+            .change(|instance| {
+                instance.task_state.set(None);
+                instance.host.set(Some("host2".into()));
+            })
+            .await;
         let sync = power_sync(&world);
         assert!(sync.one(UUID, None).await);
         assert_eq!(shown(&world).await, "active - 1");

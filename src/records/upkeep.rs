@@ -45,4 +45,8 @@ pub trait Upkeep: Send + Sync {
         uuid: Uuid,
         action: &str,
     ) -> Result<(), RecordsError>;
+
+    /// Drops the rights to open a console on this host that are over. Standalone: there are none.
+    /// nova: compute/manager.py, `_cleanup_expired_console_auth_tokens`
+    async fn forget_expired_consoles(&self, context: &RequestContext) -> Result<(), RecordsError>;
 }

@@ -24,7 +24,7 @@ use crate::model::state::{PowerState, TaskState, VmState};
 use crate::node::ClaimError;
 use crate::records::{Expected, InstancePart, RecordsError};
 use crate::telemetry::Chain;
-use crate::workflow::interfaces::{plug_vifs, vifs};
+use crate::workflow::interfaces::plug_vifs;
 use crate::workflow::power_off::PowerOff;
 use crate::workflow::power_on::PowerOn;
 use crate::workflow::reboot::{Kind, Reboot};
@@ -71,12 +71,12 @@ const RECOVERY_PARTS: &[InstancePart] = &[
     InstancePart::Flavor,
 ];
 
-/// Recovers every instance of this host that has no request, and returns them all as they were found.
+/// Recovers every instance of this host that has no request, and tells the schedulers of them all.
 /// Records or a hypervisor that are away are waited for.
 ///
 /// # Cancel safety
 /// Dropped, it takes up no further instance; what it began goes on.
-pub async fn recover_all(own: &OwnRequests, may: Permits) -> Vec<Instance> {
+pub async fn recover_all(own: &OwnRequests, may: Permits) {
     let context = RequestContext::admin();
     let mut pause = FIRST_PAUSE;
     let (instances, powers) = loop {
@@ -93,6 +93,11 @@ pub async fn recover_all(own: &OwnRequests, may: Permits) -> Vec<Instance> {
         pause = (pause * 2).min(LONGEST_PAUSE);
     };
     let started = std::time::Instant::now();
+    if !instances.is_empty() {
+        // A host without any may not be known to them yet. Said first: what is deleted below is taken
+        // back from them.
+        own.backends().scheduling.here(&context, &instances).await;
+    }
     futures_util::stream::iter(&instances)
         .for_each_concurrent(PARALLEL, |instance| {
             let uuid = instance.uuid.get();
@@ -102,7 +107,6 @@ pub async fn recover_all(own: &OwnRequests, may: Permits) -> Vec<Instance> {
         .await;
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     info!(instances = instances.len(), elapsed_ms, "every instance was looked at");
-    instances
 }
 
 /// Looks at one instance, and does what the table says in a turn of its own.
@@ -185,7 +189,10 @@ async fn act(
         Recovery::FinishDeletion => {
             on.records.destroy(context, &mut instance).await?;
             on.claims.note(context, &instance).await;
-            Ok(on.claims.release_allocation(context, &instance).await?)
+            on.claims.release_allocation(context, &instance).await?;
+            on.records.forget_consoles(context, uuid).await?;
+            on.scheduling.gone(context, uuid).await;
+            Ok(())
         }
         Recovery::Fail => fail(own, context, instance).await,
         Recovery::Delete => {
@@ -265,11 +272,7 @@ async fn go_on(
         }
     }
     // A guest that runs keeps its interfaces; one that is started again plugs them anew.
-    let plugged = match vifs(&instance) {
-        Ok(vifs) => plug_vifs(&instance, &vifs, on).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = plugged {
+    if let Err(error) = plug_vifs(&instance, on).await {
         error!(error = %Chain(&error), "an interface can't be plugged: the port's binding may need a look");
     }
     match then {

@@ -1,37 +1,20 @@
 //! Recovery over the fakes: what instances look like when it has run.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::rules::Permits;
 use super::*;
-use crate::dispatch::Dispatcher;
-use crate::health::Metrics;
 use crate::hypervisor::{Hypervisor, StartOptions};
 use crate::model::state::{TaskState, VmState};
-use crate::records::Records;
 use crate::workflow::journal::Record;
-use crate::workflow::world::{MemoryJournal, UUID, World, spawn};
-
-fn own(world: &World) -> OwnRequests {
-    let journal = Arc::new(MemoryJournal::default());
-    let dispatcher = Dispatcher::new(world.backends(), journal, Arc::new(Metrics::new()), 1);
-    OwnRequests::new(dispatcher, world.records.clone())
-}
+use crate::workflow::world::{UUID, World, spawn};
 
 async fn recovered(world: &World, may: Permits) {
-    let own = own(world);
+    let own = world.own_requests();
     recover_all(&own, may).await;
     while own.dispatcher().is_busy(UUID) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-}
-
-async fn change(world: &World, change: impl FnOnce(&mut Instance)) {
-    let context = RequestContext::admin();
-    let mut instance = world.records.instance(&context, UUID).await.unwrap().unwrap();
-    change(&mut instance);
-    world.records.save(&context, &mut instance, Expected::Any).await.unwrap();
 }
 
 /// A world whose guest is `power`, and whose record has these states.
@@ -42,11 +25,12 @@ async fn left(vm_state: VmState, task_state: Option<TaskState>, power: PowerStat
         PowerState::Paused => world.hypervisor.pause(UUID).await.unwrap(),
         _ => {}
     }
-    change(&world, |instance| {
-        instance.vm_state.set(Some(vm_state));
-        instance.task_state.set(task_state);
-    })
-    .await;
+    world
+        .change(|instance| {
+            instance.vm_state.set(Some(vm_state));
+            instance.task_state.set(task_state);
+        })
+        .await;
     world
 }
 
@@ -121,7 +105,7 @@ async fn a_booted_host_resumes_its_guests_if_it_may() {
 #[tokio::test(start_paused = true)]
 async fn another_hosts_instance_is_left_alone() {
     let world = left(VmState::Active, Some(TaskState::PoweringOff), PowerState::Running).await;
-    let own = own(&world);
+    let own = world.own_requests();
     let mut foreign = world.records.all().remove(0);
     foreign.host.set(Some("host2".to_owned()));
     recover(&own, &RequestContext::admin(), &foreign, PowerState::Running, Permits::default())
@@ -133,7 +117,7 @@ async fn another_hosts_instance_is_left_alone() {
 async fn an_instance_with_a_request_is_left_to_it() {
     // A build from the journal: its record looks like one that was cut off.
     let world = World::new();
-    let own = own(&world);
+    let own = world.own_requests();
     let context = RequestContext::admin();
     let build = Record::queued("a".to_owned(), UUID, context.clone(), spawn());
     let outcome = match own.dispatcher().submit(build.into()).await.unwrap() {
@@ -151,10 +135,10 @@ async fn an_instance_with_a_request_is_left_to_it() {
 #[tokio::test(start_paused = true)]
 async fn what_was_served_since_the_list_was_made_is_not_undone() {
     let world = left(VmState::Active, Some(TaskState::PoweringOff), PowerState::Running).await;
-    let own = own(&world);
+    let own = world.own_requests();
     let listed = world.records.all().remove(0);
     // Meanwhile it was stopped, and started again.
-    change(&world, |instance| instance.task_state.set(None)).await;
+    world.change(|instance| instance.task_state.set(None)).await;
     recover(&own, &RequestContext::admin(), &listed, PowerState::Running, Permits::default()).await;
     while own.dispatcher().is_busy(UUID) {
         tokio::task::yield_now().await;

@@ -26,6 +26,7 @@ mod intake;
 mod line;
 mod link;
 pub mod local;
+mod network_arguments;
 pub mod notify;
 pub mod operator;
 pub mod options;

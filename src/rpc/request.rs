@@ -1,21 +1,18 @@
 //! A message's method and arguments, to a typed request. nova: compute/rpcapi.py, compute/manager.py
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::failure::Fault;
 use super::image_argument;
+use super::network_arguments;
+use crate::dispatch::events::InstanceEvent;
 use crate::dispatch::query::{GuestFacts, Tail};
 use crate::model::context::RequestContext;
 use crate::model::object::codec::FieldType;
-use crate::model::object::{
-    BlockDeviceMappingList, Instance, NetworkRequestList, RequestGroup, SchedulerLimits,
-};
+use crate::model::object::{BlockDeviceMappingList, Instance, SchedulerLimits};
 use crate::model::secret::Secret;
 use crate::model::state::VmState;
-use crate::network::{RequestedNetwork, Wanted};
 use crate::workflow::any::AnyRecord;
 use crate::workflow::engine::Workflow;
 use crate::workflow::exception::object_fault;
@@ -38,6 +35,8 @@ pub enum Request {
     /// A change of an instance, as the record that its workflow starts from.
     Change(AnyRecord),
     Ask(Question),
+    /// What others report.
+    Events(Vec<InstanceEvent>),
 }
 
 /// A request that changes nothing.
@@ -121,6 +120,7 @@ pub const METHODS: &[Method] = &[
     method("get_diagnostics", &["instance"], &[]),
     method("get_instance_diagnostics", &["instance"], &[]),
     method("get_host_uptime", &[], &[]),
+    method("external_instance_event", &["instances", "events"], &[]),
 ];
 
 /// What nova's compute interface has and this agent doesn't: answered with `NotImplementedError`,
@@ -141,7 +141,6 @@ pub const ABSENT: &[&str] = &[
     "detach_interface",
     "detach_volume",
     "drop_move_claim_at_destination",
-    "external_instance_event",
     "finish_resize",
     "finish_revert_resize",
     "finish_revert_snapshot_based_resize_at_source",
@@ -234,6 +233,7 @@ pub fn decode(
         "unpause_instance" => message.change(Unpause::new),
         "suspend_instance" => message.change(Suspend::new),
         "resume_instance" => message.change(Resume::new),
+        "external_instance_event" => network_arguments::events(message.args).map(Request::Events),
         _ => decode_question(name, message.args).map(Request::Ask),
     }
 }
@@ -302,7 +302,7 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
     let arguments = BuildArguments::of(&args);
     let image = args.remove("image").unwrap_or(Value::Null);
     let image = image_argument::read(&image, from_root)?;
-    let networks: Option<NetworkRequestList> = take_optional(&mut args, "requested_networks")?;
+    let wanted = network_arguments::wanted(&mut args)?;
     let mapping: Option<BlockDeviceMappingList> = take_optional(&mut args, "block_device_mapping")?;
     let limits = limits(&mut args)?;
     let build = Build {
@@ -310,11 +310,7 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
         image: image.request,
         kernel: image.kernel,
         ramdisk: image.ramdisk,
-        wanted: Wanted {
-            networks: networks.map(requested).unwrap_or_default(),
-            security_groups: security_groups(args.get("security_groups")),
-            providers: providers(args.get("request_spec"))?,
-        },
+        wanted,
         admin_password: args.get("admin_password").and_then(Value::as_str).map(Secret::new),
         injected_files: injected_files(args.get("injected_files"))?,
         block_devices: mapping.map(BlockDeviceMappingList::into_items).unwrap_or_default(),
@@ -332,41 +328,6 @@ fn limits(args: &mut Map<String, Value>) -> Result<Option<SchedulerLimits>, Faul
         Some(Value::Object(all)) if all.is_empty() => Ok(None),
         _ => take_optional(args, "limits"),
     }
-}
-
-fn requested(list: NetworkRequestList) -> Vec<RequestedNetwork> {
-    let all = list.objects.get().map(Vec::as_slice).unwrap_or_default();
-    let read = |request: &crate::model::object::NetworkRequest| RequestedNetwork {
-        network_id: request.network_id.value().cloned(),
-        port_id: request.port_id.value().copied(),
-        address: request.address.value().cloned(),
-        tag: request.tag.value().cloned(),
-        has_device: request.pci_request_id.value().is_some() || request.arq_uuid.value().is_some(),
-    };
-    all.iter().map(read).collect()
-}
-
-/// nova-api sends names and ids alike.
-fn security_groups(value: Option<&Value>) -> Vec<String> {
-    let groups = value.and_then(Value::as_array).into_iter().flatten();
-    groups.filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
-/// Which resource providers serve which requester, a port say. Only this part of the request
-/// specification is read here. nova: objects/request_spec.py, get_request_group_mapping
-fn providers(spec: Option<&Value>) -> Result<BTreeMap<String, Vec<Uuid>>, Fault> {
-    let groups = spec.and_then(|spec| spec.pointer("/nova_object.data/requested_resources"));
-    let groups = groups.and_then(Value::as_array).into_iter().flatten();
-    let mut providers = BTreeMap::new();
-    for group in groups {
-        let group = RequestGroup::decode(group).map_err(|error| object_fault(&error))?;
-        if let (Some(requester), Some(uuids)) =
-            (group.requester_id.value(), group.provider_uuids.get())
-        {
-            providers.insert(requester.clone(), uuids.clone());
-        }
-    }
-    Ok(providers)
 }
 
 fn injected_files(value: Option<&Value>) -> Result<Vec<(String, Secret)>, Fault> {
@@ -409,12 +370,12 @@ fn check_arguments(method: &Method, args: &Map<String, Value>) -> Result<(), Fau
     }
 }
 
-fn take<T: FieldType>(args: &mut Map<String, Value>, name: &str) -> Result<T, Fault> {
+pub(super) fn take<T: FieldType>(args: &mut Map<String, Value>, name: &str) -> Result<T, Fault> {
     let value = args.remove(name).unwrap_or(Value::Null);
     T::decode(&value).map_err(|error| object_fault(&error.within(name)))
 }
 
-fn take_optional<T: FieldType>(
+pub(super) fn take_optional<T: FieldType>(
     args: &mut Map<String, Value>,
     name: &str,
 ) -> Result<Option<T>, Fault> {

@@ -18,6 +18,7 @@ use super::questions::Questions;
 use super::reply::{journal_fault, outcome_reply, query_fault};
 use super::request::{ABSENT, METHODS, Question, Request, decode};
 use crate::dispatch::console::{self, ConsoleAccess};
+use crate::dispatch::events::{self, InstanceEvent};
 use crate::dispatch::query::{self, ConsoleEndpoint, QueryError};
 use crate::dispatch::{Dispatcher, Submission};
 use crate::health::{Metrics, Outcome};
@@ -40,6 +41,8 @@ pub struct Server {
     questions: Questions,
     /// The operator's own: they tell what hangs while everybody else waits.
     operators: Questions,
+    /// Events that need work, apart from questions: their neighbours are many.
+    events: Questions,
     answering: TaskTracker,
 }
 
@@ -68,6 +71,7 @@ impl Server {
             intake: Intake::new(),
             questions: Questions::new(),
             operators: Questions::new(),
+            events: Questions::new(),
             answering: TaskTracker::new(),
         }
     }
@@ -117,6 +121,11 @@ impl Server {
                 match decode(&method, request.args, id, context.clone(), from_root) {
                     Err(fault) => Task::Answer(Err(fault)),
                     Ok(Request::Ask(question)) => Task::Question(Box::new(context), question),
+                    Ok(Request::Events(events)) => {
+                        // Those who wait are told now, whatever else there is to do.
+                        let work = events::deliver(self.dispatcher.backends(), events);
+                        Task::Events(Box::new(context), work)
+                    }
                     Ok(Request::Change(record)) => {
                         match self.intake.take(record, &self.dispatcher, stop).await {
                             Taken::Now(submitted) => after_journal(&method, submitted),
@@ -159,6 +168,10 @@ impl Server {
             }
             Task::Question(context, question) => {
                 Some(self.questions.answer(self.answer_question(&context, question)).await)
+            }
+            Task::Events(context, events) => {
+                let on = self.dispatcher.backends();
+                Some(self.events.answer(events::work_all(on, &context, events)).await)
             }
             Task::Operator(args) => {
                 Some(self.operators.answer(self.operator.answer(method, &args)).await)
@@ -215,6 +228,7 @@ enum Task {
     Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>),
     Question(Box<RequestContext>, Question),
     Operator(Map<String, Value>),
+    Events(Box<RequestContext>, Vec<InstanceEvent>),
 }
 
 /// What is left to do for a change that the journal has looked at.

@@ -5,12 +5,11 @@
 //! What has no class of its own in nova.exception is a plain `NovaException`.
 
 use super::StepError;
-use super::network_fault::network_fault;
+use super::network_exception::network_fault;
 use crate::hypervisor::HypervisorError;
 use crate::images::ImageError;
 use crate::model::fault::Fault;
 use crate::model::object::ObjectError;
-
 use crate::node::ClaimError;
 use crate::records::{ConductorError, RecordsError};
 use crate::telemetry::Chain;
@@ -174,7 +173,7 @@ pub fn instance_not_found(uuid: uuid::Uuid) -> Fault {
         .with("code", 404)
 }
 
-fn invalid_input(reason: &str) -> Fault {
+pub(super) fn invalid_input(reason: &str) -> Fault {
     Fault::nova("InvalidInput", format!("Invalid input received: {reason}")).with("reason", reason)
 }
 

@@ -1,6 +1,9 @@
 //! An instance's network interfaces in its record, on this host, and in its domain.
 
+use tracing::warn;
+
 use super::domain::{flavor, properties};
+use super::plug_events::Awaited;
 use super::{Backends, StepError, StepResult};
 use crate::hypervisor::guest::{GuestVif, tap_has_queues};
 use crate::hypervisor::spec::{InterfaceSource, PortMetadata};
@@ -8,6 +11,7 @@ use crate::model::network::FixedIp;
 use crate::model::object::{ImageMeta, Instance, InstanceInfoCache};
 use crate::network::wiring::{OvsTap, Wiring, mac_address};
 use crate::network::{NetworkError, PlugFor, Vif};
+use crate::telemetry::Chain;
 
 /// The interfaces that the instance's record holds.
 ///
@@ -34,23 +38,36 @@ pub fn place_vifs(instance: &mut Instance, vifs: &[Vif]) {
     instance.info_cache.set(Some(cache));
 }
 
-/// Makes every interface ready on this host.
-pub async fn plug_vifs(instance: &Instance, vifs: &[Vif], on: &Backends) -> StepResult {
+/// Makes every interface of the record ready on this host.
+pub async fn plug_vifs(instance: &Instance, on: &Backends) -> StepResult {
     let image = properties(&ImageMeta::from_instance(instance)?);
     let multiqueue = tap_has_queues(&flavor(instance)?, &image)?;
     let owner = PlugFor { instance: instance.uuid()?, multiqueue };
-    for vif in vifs {
-        on.network.plug(owner, vif).await?;
+    for vif in vifs(instance)? {
+        on.network.plug(owner, &vif).await?;
     }
     Ok(())
 }
 
 /// Takes away what [`plug_vifs`] made.
-pub async fn unplug_vifs(instance: &Instance, vifs: &[Vif], on: &Backends) -> StepResult {
-    for vif in vifs {
-        on.network.unplug(instance.uuid()?, vif).await?;
+pub async fn unplug_vifs(instance: &Instance, on: &Backends) -> StepResult {
+    for vif in known_vifs(instance) {
+        on.network.unplug(instance.uuid()?, &vif).await?;
     }
     Ok(())
+}
+
+/// Plugs the instance's interfaces anew, as a hard reboot does: what is left of the old plug goes
+/// first, whatever state it is in. nova: virt/libvirt/driver.py, _hard_reboot, `destroy`
+pub async fn replug_vifs(instance: &Instance, on: &Backends) -> StepResult {
+    let (uuid, vifs) = (instance.uuid()?, vifs(instance)?);
+    Awaited::of_old(&vifs, on).expect(uuid, on);
+    for vif in &vifs {
+        if let Err(error) = on.network.unplug(uuid, vif).await {
+            warn!(port_id = %vif.id, error = %Chain(&error), "the old plug stays");
+        }
+    }
+    plug_vifs(instance, on).await
 }
 
 /// The interface as the domain has it.

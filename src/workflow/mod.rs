@@ -21,6 +21,9 @@ use crate::node::scheduling::{Scheduling, SchedulingError};
 use crate::node::{ClaimError, Claims};
 use crate::notify::Notifier;
 use crate::records::{Records, RecordsError};
+use external_events::ExternalEvents;
+use info_cache::InfoCaches;
+use plug_events::PlugSettings;
 use serial_ports::SerialPorts;
 
 pub mod any;
@@ -29,11 +32,14 @@ pub mod config_drive;
 pub mod domain;
 pub mod engine;
 pub mod exception;
+pub mod external_events;
+pub mod info_cache;
 pub mod instance;
 pub mod interfaces;
 pub mod journal;
-mod network_fault;
+mod network_exception;
 pub mod pause;
+pub mod plug_events;
 pub mod power_off;
 pub mod power_on;
 pub mod reboot;
@@ -53,6 +59,8 @@ mod engine_tests;
 #[cfg(test)]
 mod notify_tests;
 #[cfg(test)]
+mod plug_tests;
+#[cfg(test)]
 pub(crate) mod world;
 
 /// What steps act on.
@@ -65,6 +73,9 @@ pub struct Backends {
     pub claims: Arc<dyn Claims>,
     pub scheduling: Arc<dyn Scheduling>,
     pub notifier: Arc<dyn Notifier>,
+    /// What workflows wait for from outside.
+    pub events: Arc<ExternalEvents>,
+    pub info_caches: Arc<InfoCaches>,
     pub settings: Arc<Settings>,
 }
 
@@ -86,6 +97,11 @@ impl Settings {
             save_timeout: Duration::from_secs(1800),
             guest: GuestOptions::default(),
             guest_host: GuestHost { architecture: "x86_64".to_owned(), ..GuestHost::default() },
+            plugging: PlugSettings {
+                timeout: Duration::from_secs(300),
+                is_fatal: true,
+                awaited_at_reboot: Vec::new(),
+            },
             preallocate_space: false,
             serial_ports: None,
             console: ConsoleSettings {
@@ -125,6 +141,7 @@ pub struct Settings {
     pub save_timeout: Duration,
     pub guest: GuestOptions,
     pub guest_host: GuestHost,
+    pub plugging: PlugSettings,
     /// `[DEFAULT] preallocate_images = space`
     pub preallocate_space: bool,
     /// `None`: serial consoles are pseudo-terminals.

@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 use super::StepResult;
 use super::domain::define;
 use super::engine::{Ending, Stage, Workflow};
-use super::instance::{Subject, await_running, cut_power, expecting, is_active};
-use super::interfaces::{plug_vifs, vifs};
-use crate::hypervisor::StartOptions;
+use super::info_cache;
+use super::instance::{Subject, cut_power, expecting, is_active};
+use super::interfaces::{replug_vifs, vifs};
+use super::plug_events::{self, Awaited};
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::network::Refresh;
 use crate::notify::{Action, Phase};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,20 +58,24 @@ impl Workflow for PowerOn {
                 }
                 self.was_off |= !alive;
                 self.subject.begin(stage).await?;
+                let instance = &mut self.subject.instance;
+                info_cache::refresh(on, stage.context, instance, Refresh::Recorded).await?;
                 self.subject.tell(Action::PowerOn, Phase::Start, stage);
                 Ok(())
             }
-            Step::PlugVifs => {
-                let instance = &self.subject.instance;
-                plug_vifs(instance, &vifs(instance)?, on).await
-            }
+            // A running domain keeps its interfaces.
+            Step::PlugVifs if !self.was_off => Ok(()),
+            Step::PlugVifs => replug_vifs(&self.subject.instance, on).await,
             // A running domain keeps its definition: it would not take a new one anyway.
             Step::DefineDomain if !self.was_off => Ok(()),
             Step::DefineDomain => define(&self.subject.instance, on).await,
             Step::StartDomain => {
-                on.hypervisor.start(uuid, StartOptions::default()).await?;
-                await_running(stage, uuid).await?;
-                Ok(())
+                let instance = &self.subject.instance;
+                let awaited = match self.was_off {
+                    true => Awaited::of_old(&vifs(instance)?, on),
+                    false => Awaited::default(),
+                };
+                plug_events::start(instance, &awaited, stage).await
             }
             Step::Record => {
                 let expected = expecting(&[TaskState::PoweringOn]);

@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::StepResult;
 use super::domain::{define, definition};
 use super::engine::{Ending, Stage, Workflow};
-use super::instance::{
-    Subject, await_running, cut_power, expecting, is_active, is_running, shut_down,
-};
-use super::interfaces::{plug_vifs, vifs};
-use crate::hypervisor::{DomainInfo, StartOptions};
+use super::info_cache;
+use super::instance::{Subject, cut_power, expecting, is_active, is_running, shut_down};
+use super::interfaces::{plug_vifs, replug_vifs, vifs};
+use super::plug_events::{self, Awaited};
+use crate::hypervisor::DomainInfo;
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::network::Refresh;
 use crate::notify::{Action, Details, Phase};
 use crate::records::Expected;
 
@@ -124,6 +125,8 @@ impl Workflow for Reboot {
                     self.began = true;
                 }
                 self.subject.begin(stage).await?;
+                let instance = &mut self.subject.instance;
+                info_cache::refresh(on, stage.context, instance, Refresh::Recorded).await?;
                 self.subject.load_disks(stage).await?;
                 self.enter(self.pending(), stage).await?;
                 self.enter(self.started(), stage).await?;
@@ -154,7 +157,12 @@ impl Workflow for Reboot {
             }
             Step::PlugVifs => {
                 let instance = &self.subject.instance;
-                plug_vifs(instance, &vifs(instance)?, on).await
+                match self.kind {
+                    Kind::Soft => plug_vifs(instance, on).await,
+                    // An attempt that got further has a guest on them.
+                    Kind::Hard if is_active(on.hypervisor.domain(uuid).await?.as_ref()) => Ok(()),
+                    Kind::Hard => replug_vifs(instance, on).await,
+                }
             }
             Step::DefineDomain => {
                 if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {
@@ -163,9 +171,12 @@ impl Workflow for Reboot {
                 Ok(())
             }
             Step::StartDomain => {
-                on.hypervisor.start(uuid, StartOptions::default()).await?;
-                await_running(stage, uuid).await?;
-                Ok(())
+                let instance = &self.subject.instance;
+                let awaited = match self.kind {
+                    Kind::Soft => Awaited::default(),
+                    Kind::Hard => Awaited::of_old(&vifs(instance)?, on),
+                };
+                plug_events::start(instance, &awaited, stage).await
             }
             Step::Record => {
                 let after = self.vm_state_after();

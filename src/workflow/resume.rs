@@ -5,11 +5,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::StepResult;
 use super::engine::{Ending, Stage, Workflow};
+use super::info_cache;
 use super::instance::{Subject, await_no_job, await_running, expecting, is_active};
-use super::interfaces::{plug_vifs, vifs};
+use super::interfaces::plug_vifs;
 use super::suspend::OLD_VM_STATE;
 use crate::hypervisor::{HypervisorError, StartOptions};
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::network::Refresh;
 use crate::notify::{Action, Phase};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,14 +60,13 @@ impl Workflow for Resume {
                 let found = on.hypervisor.domain(uuid).await?;
                 self.was_saved |= found.is_some_and(|info| info.managed_save);
                 self.subject.begin(stage).await?;
+                let instance = &mut self.subject.instance;
+                info_cache::refresh(on, stage.context, instance, Refresh::Recorded).await?;
                 self.subject.load_disks(stage).await?;
                 self.subject.tell(Action::Resume, Phase::Start, stage);
                 Ok(())
             }
-            Step::PlugVifs => {
-                let instance = &self.subject.instance;
-                plug_vifs(instance, &vifs(instance)?, on).await
-            }
+            Step::PlugVifs => plug_vifs(&self.subject.instance, on).await,
             Step::StartDomain => {
                 on.hypervisor.start(uuid, StartOptions::default()).await?;
                 if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {

@@ -11,13 +11,13 @@ use std::path::Path;
 
 use super::domain::{GuestDisks, define_new, root_device};
 use super::engine::{Ending, Stage, Workflow};
-use super::instance::{Subject, await_running, cut_power, expecting, now, unless_deleting};
+use super::instance::{Subject, cut_power, expecting, now, unless_deleting};
 use super::interfaces::{place_vifs, plug_vifs, unplug_vifs};
 use super::journal::Failure;
+use super::plug_events::{self, Awaited};
 use super::reschedule::{BuildArguments, aborted, rescheduled};
 use super::{Settings, config_drive, domain};
 use super::{StepError, StepResult};
-use crate::hypervisor::StartOptions;
 use crate::hypervisor::spec::DomainSpec;
 use crate::images::cache::check_fits;
 use crate::images::{CachedImage, Disk, ImageRequest};
@@ -284,15 +284,17 @@ impl Workflow for Spawn {
                 }
                 Ok(())
             }
-            Step::PlugVifs => plug_vifs(&self.subject.instance, &self.vifs, on).await,
+            Step::PlugVifs => {
+                Awaited::of_new(&self.vifs, on).expect(uuid, on);
+                plug_vifs(&self.subject.instance, on).await
+            }
             Step::DefineDomain => {
                 let instance = &mut self.subject.instance;
                 define_new(instance, &self.build.image_meta, &self.disks, &self.vifs, on).await
             }
             Step::StartDomain => {
-                on.hypervisor.start(uuid, StartOptions::default()).await?;
-                await_running(stage, uuid).await?;
-                Ok(())
+                let awaited = Awaited::of_new(&self.vifs, on);
+                plug_events::start(&self.subject.instance, &awaited, stage).await
             }
             Step::Activate => {
                 let recorded = on.records.instance(stage.context, uuid).await?;
@@ -344,7 +346,10 @@ impl Workflow for Spawn {
             Step::CreateDirectory => Ok(on.images.remove_directory(uuid).await?),
             // They lie in the directory, which goes next.
             Step::CreateDisk | Step::CreateBootFiles | Step::CreateConfigDrive => Ok(()),
-            Step::PlugVifs => unplug_vifs(&self.subject.instance, &self.vifs, on).await,
+            Step::PlugVifs => {
+                on.events.forget(uuid);
+                unplug_vifs(&self.subject.instance, on).await
+            }
             Step::DefineDomain => Ok(on.hypervisor.undefine(uuid).await?),
             Step::StartDomain => cut_power(on, uuid).await,
             // It is never undone.

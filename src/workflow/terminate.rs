@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::StepResult;
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, cut_power, now};
-use super::interfaces::{known_vifs, place_vifs, unplug_vifs};
+use super::interfaces::{place_vifs, unplug_vifs};
 use crate::model::class::Class;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::notify::{Action, Phase};
@@ -66,11 +66,13 @@ impl Workflow for Terminate {
                 on.settings.serial_ports.iter().for_each(|ports| ports.release(uuid));
                 Ok(())
             }
-            Step::UnplugVifs => {
-                let instance = &self.subject.instance;
-                unplug_vifs(instance, &known_vifs(instance), on).await
+            Step::UnplugVifs => unplug_vifs(&self.subject.instance, on).await,
+            Step::RemoveDirectory => {
+                on.images.remove_directory(uuid).await?;
+                // Saved with the rest. nova: `_run_pending_deletes` looks for those that aren't.
+                self.subject.instance.cleaned.set(true);
+                Ok(())
             }
-            Step::RemoveDirectory => Ok(on.images.remove_directory(uuid).await?),
             Step::DeallocateNetwork => {
                 on.network.deallocate(stage.context, &self.subject.instance, &[]).await?;
                 place_vifs(&mut self.subject.instance, &[]);
@@ -128,5 +130,15 @@ impl Terminate {
             deleted_at.load(Some(now()));
         }
         self.subject.tell(Action::Delete, Phase::End, stage);
+    }
+
+    /// Takes away everything of the instance but its record: for one that is deleted on record
+    /// already.
+    pub async fn clear_host(&mut self, stage: &Stage<'_>) -> StepResult {
+        let of_record = |step: &Step| matches!(step, Step::Begin | Step::RecordDeleted);
+        for step in Self::STEPS.iter().filter(|step| !of_record(step)) {
+            self.apply(*step, stage).await?;
+        }
+        Ok(())
     }
 }

@@ -10,11 +10,16 @@ use uuid::Uuid;
 use super::any::AnyRecord;
 use super::board::Running;
 use super::engine::{Controls, Workflow};
+use super::external_events::ExternalEvents;
+use super::info_cache::InfoCaches;
 use super::instance::Subject;
 use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
 use super::reschedule::BuildArguments;
 use super::spawn::{Build, Spawn};
 use super::{Backends, Settings, StepError};
+use crate::dispatch::Dispatcher;
+use crate::dispatch::own::OwnRequests;
+use crate::health::Metrics;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::fake::FakeHypervisor;
 use crate::images::ImageRequest;
@@ -28,7 +33,8 @@ use crate::network::{RequestedNetwork, Wanted};
 use crate::node::fake::FakeNode;
 use crate::notify::fake::Recorder;
 use crate::records::fake::FakeRecords;
-use crate::records::{Records, history::History};
+use crate::records::history::History;
+use crate::records::{Expected, Records};
 
 /// The one instance of these tests.
 pub const UUID: Uuid = Uuid::from_u128(0x24ef_2f14_daa6_42b1_b7fa_7136_169b_5f1c);
@@ -40,7 +46,9 @@ pub struct World {
     pub network: Arc<FakeNetwork>,
     pub records: Arc<FakeRecords>,
     pub notifier: Arc<Recorder>,
+    pub events: Arc<ExternalEvents>,
     pub node: Arc<FakeNode>,
+    pub settings: Settings,
 }
 
 impl World {
@@ -51,7 +59,9 @@ impl World {
             network: Arc::new(FakeNetwork::new()),
             records: Arc::new(FakeRecords::new("host1")),
             notifier: Arc::new(Recorder::new("host1", Settings::example().name_template)),
+            events: Arc::new(ExternalEvents::new()),
             node: Arc::new(FakeNode::new("host1")),
+            settings: Settings::example(),
         }
     }
 
@@ -73,7 +83,9 @@ impl World {
             claims: self.node.clone(),
             scheduling: self.node.clone(),
             notifier: self.notifier.clone(),
-            settings: Arc::new(Settings::example()),
+            events: self.events.clone(),
+            info_caches: Arc::new(InfoCaches::default()),
+            settings: Arc::new(self.settings.clone()),
         }
     }
 
@@ -137,6 +149,21 @@ impl World {
         left.map(|(key, _)| format!("{key}: {}", state[key])).collect()
     }
 
+    /// The agent's own requests in this world, over a journal in memory.
+    pub fn own_requests(&self) -> OwnRequests {
+        let journal = Arc::new(MemoryJournal::default());
+        let dispatcher = Dispatcher::new(self.backends(), journal, Arc::new(Metrics::new()), 1);
+        OwnRequests::new(dispatcher, self.records.clone())
+    }
+
+    /// Changes the instance's record, as somebody else would.
+    pub async fn change(&self, change: impl FnOnce(&mut Instance)) {
+        let context = RequestContext::admin();
+        let mut instance = self.records.instance(&context, UUID).await.unwrap().unwrap();
+        change(&mut instance);
+        self.records.save(&context, &mut instance, Expected::Any).await.unwrap();
+    }
+
     pub async fn faults(&self) -> usize {
         self.records.faults(UUID).await.unwrap().len()
     }
@@ -182,16 +209,21 @@ pub fn subject(task_state: TaskState, method: &str) -> Subject {
     Subject::new(instance(Some(task_state)), method)
 }
 
-/// A build that uses every step.
-pub fn spawn() -> Spawn {
-    let image = |id: &str| ImageRequest {
+/// An image as a build asks for it.
+pub fn spawn_image(id: &str) -> ImageRequest {
+    ImageRequest {
         id: id.to_owned(),
         url: Some(format!("file:///images/{id}")),
         disk_format: None,
         checksums: Vec::new(),
         size: None,
         any_file: false,
-    };
+    }
+}
+
+/// A build that uses every step.
+pub fn spawn() -> Spawn {
+    let image = spawn_image;
     let build = Build {
         image_meta: ImageMeta::from_image_dict(&json!({
             "id": "9ac5fd6a-073c-423e-8bb6-9593064b906d", "status": "active", "properties": {},

@@ -3,6 +3,8 @@
 //!
 //! `HYPERNOVA_NOVA_CONF=/etc/nova/nova.conf cargo test --test http plane -- --ignored --nocapture`
 
+#![allow(clippy::print_stdout, reason = "who runs it wants to see what it found")]
+
 use std::io::Write;
 use std::sync::Arc;
 

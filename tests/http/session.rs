@@ -339,6 +339,53 @@ async fn a_redirect_is_followed_on_the_same_host_with_method_and_body() {
     assert_eq!((answer.status, elsewhere.seen().len()), (302, 0));
 }
 
+/// A log in memory.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_log_however_talkative_has_a_token_or_a_password() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let service = service(vec![Answer::status(401), Answer::status(503), Answer::hangup()]).await;
+    let keystone = Keystone::start(HOUR, catalog(&[])).await;
+    let auth = keystone.auth();
+    let session = session(&format!(
+        "[service_user]\n{auth}send_service_user_token = true\n\
+        [glance]\nconnect_retry_delay = 0.01\nstatus_code_retry_delay = 0.01\n"
+    ));
+    let context = user("image", &service);
+    let request = || ApiRequest::get("/v2/images", Identity::User(&context));
+    session.service(Service::Glance).send(request()).await.unwrap();
+
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for secret in ["token-1", "token-2", "user-token", "hunter2"] {
+        assert!(!text.contains(secret), "{secret} in\n{text}");
+    }
+    assert_eq!(text.matches("HTTP request answered").count(), 3, "{text}");
+    assert_eq!(text.matches("HTTP request failed").count(), 1, "{text}");
+    assert!(text.contains("status=503") && text.contains("path=\"/v2/images\""), "{text}");
+    assert!(!format!("{:?}", request()).contains("user-token"));
+}
+
 #[derive(Debug, Default)]
 struct Counted(AtomicUsize);
 

@@ -36,8 +36,13 @@ impl Links {
         there(&self.devices.join(device).join("bridge")).await
     }
 
-    pub async fn is_tap(&self, device: &str) -> bool {
-        there(&self.devices.join(device).join("tun_flags")).await
+    /// A tap that stays when nobody has it open. Linux: if_tun.h, IFF_PERSIST
+    async fn is_lasting_tap(&self, device: &str) -> bool {
+        const IFF_PERSIST: u32 = 0x0800;
+        let path = self.devices.join(device).join("tun_flags");
+        let flags = tokio::fs::read_to_string(path).await.unwrap_or_default();
+        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16);
+        flags.is_ok_and(|flags| flags & IFF_PERSIST != 0)
     }
 
     /// A bridge that floods at once and doesn't take part in the host's own networking: no IPv6
@@ -132,9 +137,10 @@ impl Links {
         }
     }
 
-    /// Removes a tap; a device of that name that isn't one is left be.
+    /// Removes a tap that would stay. One that libvirt made goes with its QEMU, and a device of that
+    /// name that isn't a tap is somebody else's.
     pub async fn remove_tap(&self, device: &str) -> Result<(), NetworkError> {
-        match self.is_tap(device).await {
+        match self.is_lasting_tap(device).await {
             true => self.remove(device).await,
             false => Ok(()),
         }

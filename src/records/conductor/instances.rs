@@ -36,6 +36,11 @@ impl ConductorRecords {
         Self { conductor, host: host.to_owned(), since: Timestamp::now() }
     }
 
+    /// `[DEFAULT] host`
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     pub fn conductor(&self) -> &Conductor {
         &self.conductor
     }

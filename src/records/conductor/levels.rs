@@ -2,7 +2,6 @@
 //! control plane that is being upgraded.
 
 use std::fmt;
-use std::str::FromStr;
 
 use super::ConductorError;
 
@@ -35,19 +34,30 @@ const RELEASES: &[(&str, Version, Version)] = &[
 
 /// A limit that is neither `N.N` nor the name of a release.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither a version such as 3.0 nor a release up to pike")]
-pub struct UnknownLevel(String);
+#[error("[upgrade_levels] {level} = {text}: not a version such as 3.0, nor a release up to pike")]
+pub struct UnknownLevel {
+    level: &'static str,
+    text: String,
+}
 
-impl FromStr for VersionCap {
-    type Err = UnknownLevel;
+impl VersionCap {
+    /// The limit of an option; `None` for one that is unset or empty.
+    ///
+    /// # Errors
+    /// [`UnknownLevel`]
+    pub fn of(level: &'static str, text: Option<&str>) -> Result<Option<Self>, UnknownLevel> {
+        let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+        let unknown = || UnknownLevel { level, text: text.to_owned() };
+        Self::parse(text).map(Some).ok_or_else(unknown)
+    }
 
-    fn from_str(text: &str) -> Result<Self, UnknownLevel> {
+    fn parse(text: &str) -> Option<Self> {
         if let Some((_, conductor, scheduler)) = RELEASES.iter().find(|(name, ..)| *name == text) {
             let (conductor, scheduler) = (*conductor, *scheduler);
-            return Ok(Self { text: text.to_owned(), conductor, scheduler });
+            return Some(Self { text: text.to_owned(), conductor, scheduler });
         }
-        let version = parse(text).ok_or_else(|| UnknownLevel(text.to_owned()))?;
-        Ok(Self { text: text.to_owned(), conductor: version, scheduler: version })
+        let version = parse(text)?;
+        Some(Self { text: text.to_owned(), conductor: version, scheduler: version })
     }
 }
 
@@ -88,20 +98,22 @@ mod tests {
         for (text, allows) in
             [("3.0", true), ("3.7", true), ("ocata", true), ("2.9", false), ("kilo", false)]
         {
-            let cap: VersionCap = text.parse().unwrap();
-            let checked = check(Some(&cap), "3.0", "conductor", "Service.save");
+            let cap = VersionCap::of("conductor", Some(text)).unwrap();
+            let checked = check(cap.as_ref(), "3.0", "conductor", "Service.save");
             assert_eq!(checked.is_ok(), allows, "{text}");
         }
-        assert!("auto".parse::<VersionCap>().is_err());
-        assert!("3".parse::<VersionCap>().is_err());
+        assert_eq!(VersionCap::of("conductor", Some("")), Ok(None));
+        let refused = VersionCap::of("conductor", Some("auto")).unwrap_err().to_string();
+        assert!(refused.starts_with("[upgrade_levels] conductor = auto: "), "{refused}");
+        assert!(VersionCap::of("conductor", Some("3")).is_err());
         assert!(check(None, "3.0", "conductor", "Service.save").is_ok());
     }
 
     #[test]
     fn a_release_means_another_version_for_each_interface() {
-        let kilo: VersionCap = "kilo".parse().unwrap();
-        assert!(check(Some(&kilo), "4.2", "scheduler", "update_instance_info").is_ok());
-        let refused = check(Some(&kilo), "3.0", "conductor", "Service.save").unwrap_err();
+        let kilo = VersionCap::of("conductor", Some("kilo")).unwrap();
+        assert!(check(kilo.as_ref(), "4.2", "scheduler", "update_instance_info").is_ok());
+        let refused = check(kilo.as_ref(), "3.0", "conductor", "Service.save").unwrap_err();
         assert_eq!(
             refused.to_string(),
             "Service.save needs version 3.0, and [upgrade_levels] conductor = kilo"

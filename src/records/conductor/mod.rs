@@ -19,12 +19,13 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::config::Config;
 use crate::model::context::RequestContext;
 use crate::model::object::{VersionedObject, apply_action_result, manifest};
 pub use caller::{Call, CallFailure, Caller, Raised};
 pub use error::ConductorError;
 pub use instances::ConductorRecords;
-pub use levels::VersionCap;
+pub use levels::{UnknownLevel, VersionCap};
 pub use migrations::MigrationFilter;
 
 mod actions;
@@ -43,6 +44,7 @@ mod nodes;
 mod scheduler;
 mod services;
 mod tasks;
+mod upkeep;
 
 /// The indirection API's version: the same from 2025.1 to 2026.2.
 const OBJECTS_VERSION: &str = "3.0";
@@ -66,6 +68,17 @@ pub struct ConductorOptions {
 }
 
 impl ConductorOptions {
+    /// # Errors
+    /// [`UnknownLevel`] for a level that nova doesn't know either.
+    pub fn from_config(config: &Config) -> Result<Self, UnknownLevel> {
+        let levels = &config.upgrade_levels;
+        Ok(Self {
+            response_timeout: config.default_.rpc_response_timeout,
+            conductor_cap: VersionCap::of("conductor", levels.conductor.as_deref())?,
+            scheduler_cap: VersionCap::of("scheduler", levels.scheduler.as_deref())?,
+        })
+    }
+
     pub fn new(response_timeout: Duration) -> Self {
         Self { response_timeout, conductor_cap: None, scheduler_cap: None }
     }

@@ -65,4 +65,8 @@ impl Upkeep for FakeRecords {
     ) -> Result<(), RecordsError> {
         self.enter("action_started").map(drop)
     }
+
+    async fn forget_expired_consoles(&self, _: &RequestContext) -> Result<(), RecordsError> {
+        self.enter("forget_expired_consoles").map(drop)
+    }
 }

@@ -46,6 +46,11 @@ impl Database {
                 let host = by("host", first);
                 Ok(self.instances(move |row| host(row) && node(row), &kwargs))
             }
+            ("InstanceList", "get_by_filters") => {
+                let wanted =
+                    |row: &Row| (sees_deleted || !is_deleted(row)) && matches_filters(row, &first);
+                Ok(self.instances(wanted, &kwargs))
+            }
             ("InstanceInfoCache", "get_by_instance_uuid") => self
                 .one::<InstanceInfoCache>(by("instance_uuid", first), "InstanceInfoCacheNotFound"),
             ("BlockDeviceMappingList", "get_by_instance_uuid") => {
@@ -164,6 +169,13 @@ impl Database {
                     row.get("instance_uuid").is_some_and(|uuid| uuids.contains(uuid))
                 }))
             }
+            ("ConsoleAuthToken", "clean_expired_console_auths_for_host") => {
+                let now = Timestamp::now().as_second();
+                let over = |row: &Row| row.get("expires").and_then(Value::as_i64) < Some(now);
+                let table = self.tables.entry("ConsoleAuthToken".to_owned()).or_default();
+                table.retain(|row| row.get("host") != Some(&first) || !over(row));
+                Ok(Value::Null)
+            }
             ("ConsoleAuthToken", "clean_console_auths_for_instance") => {
                 let table = self.tables.entry("ConsoleAuthToken".to_owned()).or_default();
                 table.retain(|row| row.get("instance_uuid") != Some(&first));
@@ -281,6 +293,18 @@ impl Database {
 }
 
 /// nova: db/main/api.py, migration_get_all_by_filters
+/// nova: db/main/api.py, `instance_get_all_by_filters_sort`
+fn matches_filters(row: &Row, filters: &Value) -> bool {
+    let Some(filters) = filters.as_object() else { return true };
+    filters.iter().all(|(name, wanted)| match (name.as_str(), wanted) {
+        ("deleted", wanted) => json!(is_deleted(row)) == *wanted,
+        ("soft_deleted", Value::Bool(true)) => true,
+        ("soft_deleted", _) => text(row, "vm_state") != Some("soft-delete"),
+        (name, Value::Array(several)) => row.get(name).is_some_and(|own| several.contains(own)),
+        (name, wanted) => row.get(name) == Some(wanted),
+    })
+}
+
 fn matching(filters: &Value) -> impl Fn(&Row) -> bool + use<> {
     let filters = filters.as_object().cloned().unwrap_or_default();
     move |row| {
