@@ -38,12 +38,9 @@ impl Tracker {
         let (host, node) = tokio::join!(self.look_at_host(), self.own_record(context));
         let (host, found) = (host?, node?);
         let is_new = matches!(found, Found::Absent);
-        {
-            let mut state = self.state();
-            state.host = Some(host.clone());
-            if let Found::There(node) = found {
-                state.node = Some(*node);
-            }
+        self.state().host = Some(host.clone());
+        if let Found::There(node) = found {
+            self.adopt(*node);
         }
         let audited = self.audit_instances(context, is_new).await;
         let (reported, written) =
@@ -93,9 +90,7 @@ impl Tracker {
         };
         if node.deleted.get() == Some(&true) {
             info!(uuid = %self.options.node.uuid, "the node's record is brought back");
-            node.deleted.set(false);
-            node.deleted_at.set(None);
-            records.save_node(context, &mut node).await?;
+            records.restore_node(context, &mut node).await?;
         }
         Ok(Found::There(Box::new(node)))
     }

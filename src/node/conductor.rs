@@ -22,11 +22,7 @@ impl NodeRecords for ConductorRecords {
         context: &RequestContext,
         uuid: Uuid,
     ) -> Result<Option<ComputeNode>, RecordsError> {
-        let found = self.conductor().node_or_deleted(context, uuid).await?;
-        Ok(found.map(|mut node| {
-            crate::model::object::VersionedObject::reset_changes(&mut node);
-            node
-        }))
+        Ok(self.conductor().node_or_deleted(context, uuid).await?)
     }
 
     async fn create_node(
@@ -35,6 +31,14 @@ impl NodeRecords for ConductorRecords {
         node: &mut ComputeNode,
     ) -> Result<(), RecordsError> {
         Ok(self.conductor().create_node(context, node).await?)
+    }
+
+    async fn restore_node(
+        &self,
+        context: &RequestContext,
+        node: &mut ComputeNode,
+    ) -> Result<(), RecordsError> {
+        Ok(self.conductor().restore_node(context, node).await?)
     }
 
     async fn save_node(

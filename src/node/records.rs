@@ -26,6 +26,13 @@ pub trait NodeRecords: Send + Sync {
         node: &mut ComputeNode,
     ) -> Result<(), RecordsError>;
 
+    /// Takes the mark of a deleted record away.
+    async fn restore_node(
+        &self,
+        context: &RequestContext,
+        node: &mut ComputeNode,
+    ) -> Result<(), RecordsError>;
+
     /// Writes the changed fields and marks them as saved.
     async fn save_node(
         &self,

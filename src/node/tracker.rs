@@ -102,7 +102,8 @@ impl Tracker {
     }
 
     /// The node's record as it was found at start: claims work from now on, before any audit.
-    pub fn adopt(&self, node: ComputeNode) {
+    pub fn adopt(&self, mut node: ComputeNode) {
+        node.reset_changes();
         self.state().node = Some(node);
     }
 

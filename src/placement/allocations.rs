@@ -23,7 +23,7 @@ impl Placement {
         let answer = self.send(request).await?;
         match answer.status {
             404 => Ok(()),
-            _ => Ok(drop(answer.success("delete allocations")?)),
+            _ => done(answer, "delete allocations"),
         }
     }
 
@@ -85,8 +85,13 @@ impl Placement {
         }
         let write = request(context, Method::Put, path(consumer), WITH_GENERATION).body(body);
         let answer = no_conflict(self.send(write).await?, consumer)?;
-        Ok(drop(answer.success("write allocations")?))
+        done(answer, "write allocations")
     }
+}
+
+fn done(answer: ApiResponse, what: &str) -> Result<(), PlacementError> {
+    answer.success(what)?;
+    Ok(())
 }
 
 fn path(consumer: Uuid) -> String {

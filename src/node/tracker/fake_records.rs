@@ -73,6 +73,16 @@ impl NodeRecords for FakeNodeRecords {
         Ok(())
     }
 
+    async fn restore_node(
+        &self,
+        _: &RequestContext,
+        node: &mut ComputeNode,
+    ) -> Result<(), RecordsError> {
+        node.deleted.load(Some(false));
+        self.world().node = Some(node.clone());
+        Ok(())
+    }
+
     async fn save_node(
         &self,
         _: &RequestContext,
@@ -83,6 +93,7 @@ impl NodeRecords for FakeNodeRecords {
             let message = "the fake was told to fail".to_owned();
             return Err(RecordsError::Storage { operation: "written", message });
         }
+        assert_ne!(node.deleted.get(), Some(&true), "conductor finds no deleted node");
         world.node = Some(node.clone());
         world.saves += 1;
         Ok(())

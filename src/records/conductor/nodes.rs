@@ -103,6 +103,18 @@ impl Conductor {
         self.save_object(context, node).await
     }
 
+    /// Takes the mark of a deleted record away.
+    pub async fn restore_node(
+        &self,
+        context: &RequestContext,
+        node: &mut ComputeNode,
+    ) -> Result<(), ConductorError> {
+        node.deleted.set(false);
+        node.deleted_at.set(None);
+        // Conductor finds it only for those who see deleted records.
+        self.save_object(&with_deleted(context), node).await
+    }
+
     /// Removes the node's record; absent is success.
     pub async fn destroy_node(
         &self,
