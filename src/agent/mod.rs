@@ -77,7 +77,7 @@ pub enum AgentError {
     NoTransportUrl,
     #[error(transparent)]
     Session(#[from] SessionError),
-    #[error("[upgrade_levels]")]
+    #[error(transparent)]
     UpgradeLevel(#[from] UnknownLevel),
     #[error("this host's service can't be registered")]
     Service(#[from] ServiceError),

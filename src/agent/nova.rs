@@ -23,7 +23,7 @@ use crate::notify::Notifier;
 use crate::openstack::session::{Service, Session};
 use crate::periodic::{Scheduler, Spacing, Task};
 use crate::placement::Placement;
-use crate::records::conductor::{Conductor, ConductorOptions, ConductorRecords, VersionCap};
+use crate::records::conductor::{Conductor, ConductorOptions, ConductorRecords};
 use crate::rpc::bus::Bus;
 use crate::telemetry::Chain;
 use crate::workflow::Backends;
@@ -63,7 +63,7 @@ pub(super) async fn plane(start: Start<'_>) -> Result<Option<Plane>, AgentError>
     let bus = start.bus.ok_or(AgentError::NoTransportUrl)?;
     let session = Session::from_config(config, Some(metrics.clone()))?;
     let host = &config.default_.host;
-    let conductor = Conductor::new(Arc::new(bus.client()), conductor_options(config)?);
+    let conductor = Conductor::new(Arc::new(bus.client()), ConductorOptions::from_config(config)?);
     if !conductor.wait_until_ready(start.stop).await {
         return Ok(None);
     }
@@ -114,14 +114,6 @@ pub(super) async fn plane(start: Start<'_>) -> Result<Option<Plane>, AgentError>
     };
     let nova = Some(Nova { service, tracker });
     Ok(Some(Plane { backends, upkeep: records, history: None, nova }))
-}
-
-fn conductor_options(config: &Config) -> Result<ConductorOptions, AgentError> {
-    let mut options = ConductorOptions::new(config.default_.rpc_response_timeout);
-    let cap = |text: &Option<String>| text.as_deref().map(str::parse::<VersionCap>).transpose();
-    options.conductor_cap = cap(&config.upgrade_levels.conductor)?;
-    options.scheduler_cap = cap(&config.upgrade_levels.scheduler)?;
-    Ok(options)
 }
 
 impl Nova {
