@@ -154,6 +154,9 @@ async fn a_host_registers_lives_and_starts_again() {
     service.beat().await;
     service.beat().await;
     let record = conductor.service(context, &world.host, "nova-compute").await.unwrap().unwrap();
+    let same: Service = conductor.backport(context, &record.to_primitive()).await.unwrap();
+    assert_eq!(same, record);
+    let record = conductor.service(context, &world.host, "nova-compute").await.unwrap().unwrap();
     assert_eq!(record.report_count.get(), Some(&2));
     assert!(record.last_seen_up.value().is_some());
     assert!(service.set_enabled(Some("a test")).await.unwrap());

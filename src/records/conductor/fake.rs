@@ -147,7 +147,8 @@ fn operation(call: &Call<'_>) -> String {
     };
     match call.args.get("objmethod") {
         Some(method) => format!("{class}.{}", text(method)),
-        None => call.method.to_owned(),
+        None if class.is_empty() => call.method.to_owned(),
+        None => format!("{class}.{}", call.method),
     }
 }
 

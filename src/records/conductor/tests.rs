@@ -224,3 +224,26 @@ async fn a_build_goes_back_with_its_arguments() {
     assert_eq!(sent[0].args["instances"][0], instance.to_primitive());
     assert_eq!(sent[0].args["host_lists"], json!([[]]));
 }
+
+#[tokio::test]
+async fn a_level_that_is_too_low_stops_every_call_before_it_is_sent() {
+    let fake = Arc::new(FakeConductor::new());
+    let conductor_cap = VersionCap::of("conductor", Some("kilo")).unwrap();
+    let options =
+        ConductorOptions { conductor_cap, ..ConductorOptions::new(Duration::from_secs(1)) };
+    let conductor = Conductor::new(fake.clone(), options);
+    let refused = conductor.minimum_version(&RequestContext::admin(), "nova-compute").await;
+    assert!(matches!(refused, Err(ConductorError::Capped { .. })), "{refused:?}");
+    assert_eq!(fake.take_calls(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_object_is_asked_for_at_the_versions_that_are_read_here() {
+    let (fake, records) = world();
+    let mut newer = spawning(&fake).to_primitive();
+    newer["nova_object.version"] = json!("2.8");
+    let context = RequestContext::admin();
+    let instance: Instance = records.conductor().backport(&context, &newer).await.unwrap();
+    assert_eq!(instance.uuid.get(), Some(&UUID));
+    assert_eq!(fake.take_calls(), ["Instance.object_backport_versions"]);
+}
