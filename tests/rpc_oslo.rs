@@ -20,6 +20,8 @@ use hypernova::rpc::notify::NotifyOptions;
 use hypernova::rpc::options::RabbitOptions;
 use hypernova::rpc::transport_url::TransportUrl;
 use hypernova::rpc::watchdog::Watchdog;
+use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
 use serde_json::{Map, Value, json};
 use support::broker::Broker;
 use support::python::Script;
@@ -177,6 +179,75 @@ async fn oslo_calls_casts_and_fans_out_to_us() {
 
     let counts = bus.state().counts;
     assert_eq!((counts.rejected, counts.duplicates, counts.replies_lost), (0, 0, 0));
+    bus.close(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_messages_go_both_ways() {
+    // oslo's documentation says bz2, which kombu doesn't know.
+    for method in ["gzip", "bzip2"] {
+        let url = format!("{}?kombu_compression={method}", shared_url().await);
+        let topic = unique("compressed");
+        let (bus, requests) = consuming(settings(&url, &[&topic])).await;
+        let seen = serve(requests);
+        let tap = raw(&shared_url().await).await;
+        let own = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let queue = tap.queue_declare("".into(), own, FieldTable::default()).await.unwrap();
+        let name = queue.name().clone();
+        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+        let key = format!("{topic}.host.example");
+        let binding =
+            tap.queue_bind(name.clone(), "nova".into(), key.as_str().into(), options, arguments);
+        binding.await.unwrap();
+        let mut client = Script::start("rpc_client.py", &[&url, "nova"]).await;
+        let long = json!({"text": "ü".repeat(100_000)});
+        let answer = client.ask(call(&topic, "echo", long.clone())).await;
+        assert!(answer["result"] == long, "{method}: {}", answer["text"]);
+        let tapped = tap.basic_get(name, BasicGetOptions::default()).await.unwrap().unwrap();
+        assert!(tapped.data.len() < 10_000, "oslo really compresses");
+        assert_eq!(seen.methods(), ["echo"]);
+        // Who compresses nothing is understood, and understands.
+        let mut plain = Script::start("rpc_client.py", &[&shared_url().await, "nova"]).await;
+        let answer = plain.ask(call(&topic, "echo", long.clone())).await;
+        assert!(answer["result"] == long, "{method}: {}", answer["text"]);
+        // Our calls, and the answers to them.
+        let server_topic = unique("compressing");
+        let _server =
+            Script::start("rpc_server.py", &[&url, "nova", &server_topic, "host.example"]).await;
+        let target = Target::new(&server_topic, "3.0").at("host.example");
+        let (short, wait) = (json!({"a": method}), Wait::of(PATIENCE));
+        let context = RequestContext::admin();
+        let answer = bus.client().call(&target, "echo", args(short.clone()), &context, wait).await;
+        assert_eq!(answer.unwrap(), short, "{method}");
+        bus.close(PATIENCE).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lasting_queue_names_keep_what_is_sent_between_two_runs() {
+    let url = shared_url().await;
+    let topic = unique("lasting");
+    let named = || {
+        let mut settings = settings(&url, &[&topic]);
+        settings.options.use_queue_manager = true;
+        settings.options.processname = topic.clone();
+        settings
+    };
+    let (bus, requests) = consuming(named()).await;
+    drop(requests);
+    bus.close(PATIENCE).await;
+    let mut client = Script::start("rpc_client.py", &[&url, "nova"]).await;
+    let mut fanout = call(&topic, "note", json!({"sent": "between"}));
+    fanout["op"] = json!("cast");
+    client.ask(with(fanout, json!({"fanout": true, "server": null}))).await;
+    let (bus, requests) = consuming(named()).await;
+    let seen = serve(requests);
+    seen.wait_for("note", 1).await;
+    // Calls of the second run are answered in the first one's queue.
+    let target = Target::new(&topic, "6.0").at("host.example");
+    let (context, wait) = (RequestContext::admin(), Wait::of(PATIENCE));
+    let answer = bus.client().call(&target, "echo", args(json!({"a": 1})), &context, wait).await;
+    assert_eq!(answer.unwrap(), json!({"a": 1}));
     bus.close(PATIENCE).await;
 }
 

@@ -99,6 +99,49 @@ async fn connects(url: &str) -> Result<(), String> {
     found.remove(0).1
 }
 
+/// Every login method that oslo knows, against a broker that offers them all.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_login_method_is_the_brokers_own() {
+    let directory = TempDir::new().unwrap();
+    let ours = Authority::new(directory.path(), "ours");
+    ours.issue("server", "localhost");
+    // The certificate's name is the user's.
+    ours.issue("client", "guest");
+    ours.issue("stranger", "nobody");
+    let (ca, certificate, key) =
+        (ours.path("ca.pem"), ours.path("server.pem"), ours.path("server.key"));
+    let broker = tokio::task::spawn_blocking(move || {
+        let tls = TlsFiles {
+            ca: Path::new(&ca),
+            certificate: Path::new(&certificate),
+            key: Path::new(&key),
+            mutual: true,
+        };
+        let lines = "auth_mechanisms.1 = AMQPLAIN\nauth_mechanisms.2 = PLAIN\n\
+                     auth_mechanisms.3 = EXTERNAL\nauth_mechanisms.4 = RABBIT-CR-DEMO\n\
+                     ssl_cert_login_from = common_name\n";
+        Broker::start_configured(&tls, lines, "rabbitmq_auth_mechanism_ssl")
+    })
+    .await
+    .unwrap();
+    let by = |method: &str, name: &str| {
+        let (certificate, key) =
+            (ours.path(&format!("{name}.pem")), ours.path(&format!("{name}.key")));
+        broker.tls_url(&format!(
+            "&ssl_cert_file={certificate}&ssl_key_file={key}&rabbit_login_method={method}"
+        ))
+    };
+    let wrong = |url: String| url.replace("guest:guest@", "guest:wrong@");
+    for method in ["AMQPLAIN", "PLAIN", "RABBIT-CR-DEMO"] {
+        assert_eq!(connects(&by(method, "client")).await, Ok(()), "{method}");
+        connects(&wrong(by(method, "client"))).await.expect_err(method);
+    }
+    let external = connects(&wrong(by("EXTERNAL", "client"))).await;
+    assert_eq!(external, Ok(()), "the certificate says who it is, not the password");
+    connects(&by("EXTERNAL", "stranger")).await.expect_err("there is no user of that name");
+    tokio::task::spawn_blocking(move || drop(broker)).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_broker_is_verified_as_far_as_the_options_say() {
     let directory = TempDir::new().unwrap();

@@ -18,6 +18,7 @@ use crate::images::store::{HostImages, StoreOptions};
 use crate::images::{ImageSource, Images};
 use crate::model::object::NameTemplate;
 use crate::rpc::bus::BusSettings;
+use crate::rpc::compression::Compression;
 use crate::rpc::options::{Failover, LoginMethod, RabbitOptions};
 use crate::rpc::transport_url::TransportUrl;
 use crate::rpc::watchdog::Watchdog;
@@ -210,7 +211,9 @@ pub fn bus_settings(config: &Config) -> Result<Option<BusSettings>, AgentError> 
 }
 
 pub(super) fn rabbit_options(config: &Config) -> RabbitOptions {
-    use crate::config::oslo_messaging_rabbit::{FailoverStrategy, LoginMethod as Configured};
+    use crate::config::oslo_messaging_rabbit::{
+        FailoverStrategy, KombuCompression, LoginMethod as Configured,
+    };
     let section = &config.oslo_messaging_rabbit;
     RabbitOptions {
         amqp_durable_queues: section.amqp_durable_queues,
@@ -244,7 +247,14 @@ pub(super) fn rabbit_options(config: &Config) -> RabbitOptions {
         },
         kombu_missing_consumer_retry_timeout: section.kombu_missing_consumer_retry_timeout,
         direct_mandatory_flag: section.direct_mandatory_flag,
+        kombu_compression: section.kombu_compression.map(|method| match method {
+            KombuCompression::Gzip => Compression::Gzip,
+            KombuCompression::Bz2 | KombuCompression::Bzip2 => Compression::Bzip2,
+        }),
         enable_cancel_on_failover: section.enable_cancel_on_failover,
+        use_queue_manager: section.use_queue_manager,
+        hostname: section.hostname.clone(),
+        processname: section.processname.clone(),
         ssl: section.ssl,
         ssl_key_file: section.ssl_key_file.clone(),
         ssl_cert_file: section.ssl_cert_file.clone(),

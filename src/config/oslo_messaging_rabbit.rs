@@ -24,6 +24,14 @@ choices! {
     Shuffle = "shuffle",
 }
 
+choices! {
+    /// How messages are compressed.
+    KombuCompression:
+    Gzip = "gzip",
+    Bz2 = "bz2",
+    Bzip2 = "bzip2",
+}
+
 section! {
     /// The connection to RabbitMQ, and how queues are declared.
     OsloMessagingRabbit in "oslo_messaging_rabbit":
@@ -111,6 +119,18 @@ section! {
 
     /// Whether the broker ends our consumers when a mirrored queue fails over.
     enable_cancel_on_failover: bool = Opt::boolean().default("false");
+
+    /// How messages are compressed; unset: not at all. Compressed ones are read either way.
+    kombu_compression: Option<KombuCompression> = Opt::choice(KombuCompression::CHOICES);
+
+    /// Whether reply and fanout queues have the same names after a restart, and wait for it.
+    use_queue_manager: bool = Opt::boolean().default("false");
+
+    /// The host's name in them; unset: the system's.
+    hostname: Option<String> = Opt::text();
+
+    /// The process's name in them: no other process of the host may have it.
+    processname: String = Opt::text().default("hypernova");
 }
 
 impl OsloMessagingRabbit {

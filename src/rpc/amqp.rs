@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::rpc::client::Inbox;
+use crate::rpc::compression::unpack;
 use crate::rpc::counters::Counters;
 use crate::rpc::declare;
 use crate::rpc::desk::Desk;
@@ -241,7 +242,8 @@ impl Supervisor {
 
     /// Nobody will read them: without us they would fill until they expire.
     async fn delete_fanout_queues(&self, link: &Link) {
-        if !link.is_up() {
+        // One of a lasting name is this agent's again when it comes back.
+        if !link.is_up() || self.options.use_queue_manager {
             return;
         }
         for topic in self.topics.iter().filter(|topic| !topic.spec.fanout.stream) {
@@ -299,7 +301,10 @@ async fn read_replies(mut consumer: Consumer, inbox: Arc<Inbox>) -> Read {
         let last = loop {
             let acker = match next {
                 Some(Ok(delivery)) => {
-                    inbox.take(&delivery.data);
+                    match unpack(&delivery.data, delivery.properties.headers().as_ref()) {
+                        Ok(body) => inbox.take(&body),
+                        Err(error) => warn!(%error, "a message in the reply queue is no reply"),
+                    }
                     delivery.acker
                 }
                 Some(Err(error)) => return Read::Lost(error.to_string()),

@@ -17,7 +17,6 @@ use crate::rpc::client::{Client, Inbox};
 use crate::rpc::counters::{Counters, Counts};
 use crate::rpc::desk::{Desk, Pings};
 use crate::rpc::duplicates::Duplicates;
-use crate::rpc::envelope::new_id;
 use crate::rpc::incoming::Incoming;
 use crate::rpc::link::Brokers;
 use crate::rpc::notify::{self, Notifier, NotifyOptions};
@@ -103,17 +102,19 @@ impl Bus {
     pub fn connect(settings: BusSettings) -> Result<(Self, mpsc::Receiver<Incoming>), BusError> {
         let options = settings.url.options(&settings.options)?;
         options.check()?;
+        let inbox = Arc::new(Inbox::new(&options.queue_suffix(1)));
         let longest = settings.topics.iter().map(String::len).max().unwrap_or(0);
         // "_fanout_" and an id are the most that is put after a topic besides the host.
-        let longest = longest + 1 + settings.host.len().max(40);
+        let id = inbox.queue.len() + "_fanout_".len();
+        let longest = longest + 1 + settings.host.len().max(id);
         if longest.max(settings.control_exchange.len()) > MAX_NAME {
             return Err(BusError::Name);
         }
         let brokers = Arc::new(Brokers::new(&settings.url, &options)?);
         let counters = Arc::new(Counters::default());
-        let publisher = Arc::new(Publisher::new(brokers.clone(), counters.clone()));
+        let publisher =
+            Arc::new(Publisher::new(brokers.clone(), counters.clone(), options.kombu_compression));
         let replies = Arc::new(Replies::new(publisher.clone(), counters.clone(), &options));
-        let inbox = Arc::new(Inbox::new());
         let exchange = settings.control_exchange;
         let client = Client::new(publisher.clone(), &options, &exchange, inbox.clone());
         let (handler, requests) = mpsc::channel(BACKLOG);
@@ -124,11 +125,12 @@ impl Bus {
             pings: Pings::default(),
             counters: counters.clone(),
         });
-        let topic = |name: &String| {
-            let spec = TopicSpec::new(&options, &exchange, name, &settings.host, &new_id());
+        let topic = |(index, name): (usize, &String)| {
+            let id = options.queue_suffix(index + 2);
+            let spec = TopicSpec::new(&options, &exchange, name, &settings.host, &id);
             Arc::new(Topic { name: name.clone(), spec, offset: AtomicI64::new(-1) })
         };
-        let topics: Vec<_> = settings.topics.iter().map(topic).collect();
+        let topics: Vec<_> = settings.topics.iter().enumerate().map(topic).collect();
         let (state, states) = watch::channel(Consuming::default());
         let (stop, close) = (CancellationToken::new(), CancellationToken::new());
         let distrusted = Arc::new(Notify::new());

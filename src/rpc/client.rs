@@ -113,9 +113,10 @@ pub(crate) struct Inbox {
 const RECENT_REPLIES: usize = 64;
 
 impl Inbox {
-    pub(crate) fn new() -> Self {
+    /// `suffix` is in its queue's name: nobody else may have it.
+    pub(crate) fn new(suffix: &str) -> Self {
         Self {
-            queue: format!("reply_{}", new_id()),
+            queue: format!("reply_{suffix}"),
             wanted: watch::Sender::new(false),
             ready: watch::Sender::new(false),
             waiters: Mutex::default(),
@@ -342,7 +343,7 @@ mod tests {
 
     #[test]
     fn an_answer_finds_its_waiter_once_and_only_while_it_waits() {
-        let inbox = Inbox::new();
+        let inbox = Inbox::new("1");
         let (sender, mut answers) = mpsc::unbounded_channel();
         inbox.waiters().insert("1".into(), sender);
         let body = answer("1");

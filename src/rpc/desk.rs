@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use lapin::options::BasicRejectOptions;
-use lapin::types::AMQPValue;
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
+use crate::rpc::compression::unpack;
 use crate::rpc::counters::Counters;
 use crate::rpc::duplicates::{Arrival, Duplicates, acknowledge};
 use crate::rpc::envelope::{self, EnvelopeError, ReceivedRequest, RpcRequest};
@@ -133,12 +133,7 @@ impl Desk {
 }
 
 fn open(delivery: &Delivery) -> Result<Map<String, Value>, EnvelopeError> {
-    let headers = delivery.properties.headers().as_ref();
-    match headers.and_then(|headers| headers.inner().get("compression")) {
-        Some(AMQPValue::LongString(text)) => Err(EnvelopeError::Compressed(text.to_string())),
-        Some(_) => Err(EnvelopeError::Compressed("unknown".into())),
-        None => envelope::open(&delivery.data),
-    }
+    envelope::open(&unpack(&delivery.data, delivery.properties.headers().as_ref())?)
 }
 
 /// How long the caller waits: oslo's client gives its timeout to the message, in milliseconds.

@@ -13,6 +13,7 @@ pub mod amqp;
 pub mod bus;
 pub mod caller;
 pub mod client;
+pub mod compression;
 pub mod counters;
 mod declare;
 mod desk;

@@ -7,6 +7,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::rpc::compression::Compression;
+use crate::rpc::envelope::new_id;
+
 /// How the next host is chosen when one fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failover {
@@ -56,8 +59,16 @@ pub struct RabbitOptions {
     pub rabbit_login_method: LoginMethod,
     /// How long a reply whose queue is missing is tried again.
     pub kombu_missing_consumer_retry_timeout: Duration,
+    /// What we send is compressed so; what comes may be, by either method.
+    pub kombu_compression: Option<Compression>,
     pub direct_mandatory_flag: bool,
     pub enable_cancel_on_failover: bool,
+    /// Whether reply and fanout queues have the same names after a restart, made of the next two.
+    pub use_queue_manager: bool,
+    /// `None`: the system's.
+    pub hostname: Option<String>,
+    /// No other process of the host may have it.
+    pub processname: String,
     pub ssl: bool,
     pub ssl_key_file: Option<PathBuf>,
     pub ssl_cert_file: Option<PathBuf>,
@@ -90,8 +101,12 @@ impl Default for RabbitOptions {
             kombu_failover_strategy: Failover::RoundRobin,
             rabbit_login_method: LoginMethod::AmqPlain,
             kombu_missing_consumer_retry_timeout: Duration::from_secs(60),
+            kombu_compression: None,
             direct_mandatory_flag: true,
             enable_cancel_on_failover: false,
+            use_queue_manager: false,
+            hostname: None,
+            processname: PROCESS_NAME.to_owned(),
             ssl: false,
             ssl_key_file: None,
             ssl_cert_file: None,
@@ -100,6 +115,9 @@ impl Default for RabbitOptions {
         }
     }
 }
+
+/// What oslo takes from `argv[0]`.
+const PROCESS_NAME: &str = "hypernova";
 
 /// Options of the section that have no counterpart here, each with its reason.
 const WITHOUT_EFFECT: &[&str] = &[
@@ -113,10 +131,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     // rustls speaks TLS 1.2 and 1.3, and no flag changes its cryptography.
     "ssl_version",
     "ssl_enforce_fips_mode",
-    // Queue names from a file in /dev/shm: an x-expires removes ours just as well.
-    "use_queue_manager",
-    "hostname",
-    "processname",
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -191,10 +205,16 @@ impl RabbitOptions {
             "kombu_missing_consumer_retry_timeout" | "kombu_reconnect_timeout" => {
                 self.kombu_missing_consumer_retry_timeout = whole_seconds(0)?;
             }
-            "kombu_compression" if value.is_empty() => {}
-            "kombu_compression" => return Err(wrong("empty: compression is not supported")),
+            "kombu_compression" if value.is_empty() => self.kombu_compression = None,
+            "kombu_compression" => {
+                let method = Compression::parse(value);
+                self.kombu_compression = Some(method.ok_or_else(|| wrong("gzip or bz2"))?);
+            }
             "direct_mandatory_flag" => self.direct_mandatory_flag = flag()?,
             "enable_cancel_on_failover" => self.enable_cancel_on_failover = flag()?,
+            "use_queue_manager" => self.use_queue_manager = flag()?,
+            "hostname" => self.hostname = Some(value.to_owned()),
+            "processname" => self.processname = value.to_owned(),
             "ssl" | "rabbit_use_ssl" => self.ssl = flag()?,
             "ssl_key_file" | "kombu_ssl_keyfile" => self.ssl_key_file = path(),
             "ssl_cert_file" | "kombu_ssl_certfile" => self.ssl_cert_file = path(),
@@ -227,6 +247,18 @@ impl RabbitOptions {
             ));
         }
         Ok(())
+    }
+
+    /// What is put behind a reply or fanout queue's name: 32 random hex digits, or, by
+    /// `use_queue_manager`, host, process and a number, which counts the queues of a bus from 1.
+    /// oslo.messaging: _drivers/amqpdriver.py, QManager
+    pub fn queue_suffix(&self, number: usize) -> String {
+        if !self.use_queue_manager {
+            return new_id();
+        }
+        let system = || nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+        let host = self.hostname.clone().or_else(|| system().ok()).unwrap_or_default();
+        format!("{host}:{}:{number}", self.processname)
     }
 
     /// How long to wait before the `attempt`th try (from 0) to connect: oslo's linear back-off,
@@ -282,7 +314,7 @@ mod tests {
             ("rabbit_qos_prefetch_count", "70000"),
             ("kombu_reconnect_delay", "-1"),
             ("kombu_reconnect_delay", "nan"),
-            ("kombu_compression", "gzip"),
+            ("kombu_compression", "zstd"),
         ] {
             let error = options.set(name, value).expect_err(name);
             assert!(error.to_string().contains(name), "{error}");

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::rpc::compression::Compression;
 use crate::rpc::counters::Counters;
 use crate::rpc::declare;
 use crate::rpc::line::{Letter, Line, Taken};
@@ -61,6 +62,7 @@ pub(crate) enum PublishError {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     brokers: Arc<Brokers>,
+    compression: Option<Compression>,
     line: tokio::sync::Mutex<Option<Arc<Line>>>,
     /// Exchanges and queues that were found not to be durable.
     not_durable: Mutex<HashSet<String>>,
@@ -77,9 +79,14 @@ enum Failed {
 }
 
 impl Publisher {
-    pub(crate) fn new(brokers: Arc<Brokers>, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(
+        brokers: Arc<Brokers>,
+        counters: Arc<Counters>,
+        compression: Option<Compression>,
+    ) -> Self {
         Self {
             brokers,
+            compression,
             line: tokio::sync::Mutex::new(None),
             not_durable: Mutex::default(),
             counters,
@@ -142,7 +149,7 @@ impl Publisher {
             .with_content_encoding("utf-8".into())
             .with_delivery_mode(2)
             .with_priority(0)
-            .with_headers(Default::default());
+            .with_headers(self.compression.map(Compression::headers).unwrap_or_default());
         if let Some(expiration) = message.expiration {
             let text = expiration.as_millis().to_string();
             properties = properties.with_expiration(text.as_str().into());
@@ -155,7 +162,10 @@ impl Publisher {
                 ..BasicPublishOptions::default()
             },
             properties,
-            body: message.body.clone(),
+            body: match self.compression {
+                Some(method) => method.compress(&message.body),
+                None => message.body.clone(),
+            },
         };
         match wait_unless_blocked(&line.link, line.send(letter)).await {
             None => {

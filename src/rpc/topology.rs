@@ -46,7 +46,7 @@ pub struct TopicSpec {
 }
 
 impl TopicSpec {
-    /// `id`: 32 hex digits for the fanout queue's name, the same for the life of the process.
+    /// `id`: for the fanout queue's name, the same for the life of the process.
     pub fn new(options: &RabbitOptions, exchange: &str, topic: &str, host: &str, id: &str) -> Self {
         let queue = |name: String| QueueSpec {
             exchange: Some(topic_exchange(options, exchange)),

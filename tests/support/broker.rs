@@ -50,19 +50,24 @@ fn is_root() -> bool {
 impl Broker {
     /// A running broker, user guest.
     pub fn start_new() -> Self {
-        let mut broker = Self::prepare(None);
+        let mut broker = Self::prepare(None, "", "");
         broker.start();
         broker
     }
 
     /// One that listens with TLS on [`Broker::tls_port`] too.
     pub fn start_with_tls(tls: &TlsFiles<'_>) -> Self {
-        let mut broker = Self::prepare(Some(tls));
+        Self::start_configured(tls, "", "")
+    }
+
+    /// The same with more lines of configuration, and with plugins.
+    pub fn start_configured(tls: &TlsFiles<'_>, lines: &str, plugins: &str) -> Self {
+        let mut broker = Self::prepare(Some(tls), lines, plugins);
         broker.start();
         broker
     }
 
-    fn prepare(tls: Option<&TlsFiles<'_>>) -> Self {
+    fn prepare(tls: Option<&TlsFiles<'_>>, lines: &str, plugins: &str) -> Self {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let dir = tempfile::Builder::new().prefix("hypernova-rabbit-").tempdir().unwrap();
         let broker = Self {
@@ -77,7 +82,7 @@ impl Broker {
         let mut config = format!(
             "listeners.tcp.1 = 127.0.0.1:{}\nloopback_users.guest = true\n\
              vm_memory_high_watermark.absolute = 512MB\ndisk_free_limit.absolute = 1MB\n\
-             log.console = false\nlog.file = rabbit.log\n",
+             log.console = false\nlog.file = rabbit.log\n{lines}",
             broker.port
         );
         if let Some(tls) = tls {
@@ -94,7 +99,7 @@ impl Broker {
             );
         }
         fs::write(broker.dir.path().join("rabbitmq.conf"), config).unwrap();
-        fs::write(broker.dir.path().join("plugins"), "[].").unwrap();
+        fs::write(broker.dir.path().join("plugins"), format!("[{plugins}].")).unwrap();
         for name in ["data", "log"] {
             fs::create_dir(broker.dir.path().join(name)).unwrap();
         }
