@@ -47,6 +47,7 @@ fn vif(index: usize, kind: &str) -> GuestVif {
         mtu: Some(1442),
         target: Some(format!("tap{}", &port[..11])),
         unmanaged_target: kind == "tap",
+        unlimited: kind == "tap",
         port: PortMetadata {
             uuid: port,
             ips: vec![("fixed".into(), format!("10.77.0.{}", 12 + index), 4)],

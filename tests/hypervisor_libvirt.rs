@@ -63,6 +63,7 @@ fn recorded() -> GuestInput {
             mtu: Some(1442),
             target: Some("tapffb38c30-19".into()),
             unmanaged_target: false,
+            unlimited: false,
             port: PortMetadata {
                 uuid: "ffb38c30-19bd-43a5-ab53-0ee090d0e751".into(),
                 ips: vec![("fixed".into(), "10.77.0.12".into(), 4)],

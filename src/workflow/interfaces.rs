@@ -78,6 +78,7 @@ pub(super) fn guest_vif(vif: &Vif) -> Result<GuestVif, NetworkError> {
     let wiring = Wiring::of(vif)?;
     let target = wiring.device().map(str::to_owned);
     let bridge = |bridge, ovs_port| InterfaceSource::Bridge { bridge, ovs_port };
+    let unlimited = matches!(wiring, Wiring::Tap { .. });
     let unmanaged_target =
         matches!(wiring, Wiring::Tap { .. } | Wiring::Ovs { tap: OvsTap::AtPlug, .. });
     let source = match wiring {
@@ -101,9 +102,70 @@ pub(super) fn guest_vif(vif: &Vif) -> Result<GuestVif, NetworkError> {
         mtu: vif.mtu(),
         target,
         unmanaged_target,
+        unlimited,
         port: PortMetadata {
             uuid: vif.id.to_string(),
             ips: vif.fixed_ips().filter_map(ip).collect(),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What nova-compute recorded for a port of OVN's, with changes.
+    fn vif(more: Value) -> Vif {
+        let mut vif = json!({
+            "id": "c7352cde-117d-4aa3-9307-70caa5bf3a76", "address": "fa:16:3e:63:66:4e",
+            "network": {"id": "n", "bridge": "br-int", "meta": {"mtu": 1442}, "subnets": [
+                {"ips": [{"address": "10.77.0.55", "type": "fixed", "version": 4}]}]},
+            "type": "ovs", "details": {"port_filter": true, "datapath_type": "netdev"},
+            "devname": "tapc7352cde-11", "vnic_type": "normal", "delegate_create": true,
+        });
+        for (key, value) in more.as_object().unwrap() {
+            vif[key] = value.clone();
+        }
+        serde_json::from_value(vif).unwrap()
+    }
+
+    /// nova: virt/libvirt/vif.py, `_set_config_VIFOpenVSwitch`, `_set_config_VIFBridge`,
+    /// `get_config_tap`
+    #[test]
+    fn a_domain_has_the_interface_that_nova_would_write() {
+        let ethernet = InterfaceSource::Ethernet;
+        let bridge = |bridge: &str, port: Option<&str>| InterfaceSource::Bridge {
+            bridge: bridge.to_owned(),
+            ovs_port: port.map(str::to_owned),
+        };
+        let port = "c7352cde-117d-4aa3-9307-70caa5bf3a76";
+        for (more, source, unmanaged) in [
+            (json!({}), ethernet.clone(), false),
+            (json!({"details": {"ovs_create_tap": true}}), ethernet.clone(), true),
+            (json!({"delegate_create": false}), bridge("br-int", Some(port)), false),
+            (json!({"details": {"ovs_hybrid_plug": true}}), bridge("qbrc7352cde-11", None), false),
+            (json!({"type": "bridge"}), bridge("br-int", None), false),
+            (json!({"type": "tap"}), ethernet, true),
+        ] {
+            let guest = guest_vif(&vif(more.clone())).unwrap();
+            assert_eq!((guest.source, guest.unmanaged_target), (source, unmanaged), "{more}");
+            assert_eq!(guest.target.as_deref(), Some("tapc7352cde-11"), "{more}");
+            assert_eq!(guest.mtu, Some(1442), "{more}");
+            assert_eq!(guest.port.ips, [("fixed".to_owned(), "10.77.0.55".to_owned(), 4)]);
+        }
+    }
+
+    #[test]
+    fn a_guest_is_not_defined_without_an_interface_that_it_should_have() {
+        for more in [json!({"type": "binding_failed"}), json!({"address": null})] {
+            assert!(guest_vif(&vif(more.clone())).is_err(), "{more}");
+        }
+        let mut instance = Instance::default();
+        let mut cache = InstanceInfoCache::default();
+        cache.network_info.set(Some("nonsense".to_owned()));
+        instance.info_cache.load(Some(Some(cache)));
+        assert!(vifs(&instance).is_err() && known_vifs(&instance).is_empty());
+    }
 }

@@ -21,6 +21,9 @@ pub struct GuestVif {
     pub target: Option<String>,
     /// The tap device exists already, and isn't libvirt's to make or remove.
     pub unmanaged_target: bool,
+    /// Whether the flavor's bandwidth limits don't count: nova sets none on a bare tap.
+    #[serde(default)]
+    pub unlimited: bool,
     /// What the metadata says of it.
     pub port: PortMetadata,
 }
@@ -68,7 +71,7 @@ pub fn interfaces(input: &GuestInput, asked: &Asked<'_>) -> Result<Vec<Interface
         rx_queue_size: options.rx_queue_size,
         packed,
         unmanaged_target: vif.unmanaged_target,
-        bandwidth: bandwidth.clone(),
+        bandwidth: bandwidth.clone().filter(|_| !vif.unlimited),
     };
     Ok(input.vifs.iter().map(interface).collect())
 }

@@ -133,15 +133,12 @@ impl Ovs {
             }
             commands.push(words(&["--if-exists", "del-port", device]));
         }
-        commands.extend(destroy_qos(&found.qos));
         // A trunk's bridge is Neutron's, and goes with its parent port.
         if is_trunk_bridge(bridge) {
             commands.push(words(&["--if-exists", "del-br", bridge]));
         }
-        if commands.is_empty() {
-            return Ok(());
-        }
-        self.change("unplug", device, commands).await
+        self.change("unplug", device, commands).await?;
+        self.destroy_qos(device, &found.qos).await
     }
 
     /// Takes back [`Ovs::add_port_with_bridge`].
@@ -155,9 +152,15 @@ impl Ovs {
             .iter()
             .map(|port| words(&["--if-exists", "del-port", port]))
             .collect();
-        commands.extend(destroy_qos(&self.find(device).await?.qos));
         commands.push(words(&["--if-exists", "del-br", &own.bridge]));
-        self.change("unplug", device, commands).await
+        let qos = self.find(device).await?.qos;
+        self.change("unplug", device, commands).await?;
+        self.destroy_qos(device, &qos).await
+    }
+
+    /// Rows that a port refers to can't go together with it.
+    async fn destroy_qos(&self, device: &str, rows: &[String]) -> Result<(), NetworkError> {
+        self.change("unplug", device, destroy_qos(rows).collect()).await
     }
 
     /// What only a port that isn't there yet gets: later on it is Neutron's to change.
@@ -218,6 +221,9 @@ impl Ovs {
         device: &str,
         commands: Vec<Vec<String>>,
     ) -> Result<(), NetworkError> {
+        if commands.is_empty() {
+            return Ok(());
+        }
         // The switch follows its database in its own time, as with os-vif.
         let args = self.args(&["--no-wait"], &commands);
         self.run(operation, device, &args).await.map(drop)
