@@ -106,7 +106,10 @@ async fn network_changed(
 ) -> Result<(), StepError> {
     let which = match event.key.tag.as_deref().map(Uuid::parse_str) {
         Some(Ok(port)) => Refresh::Port(port),
-        Some(Err(_)) => return Ok(warn!(tag = ?event.key.tag, "no port is called that")),
+        Some(Err(_)) => {
+            warn!(tag = ?event.key.tag, "no port is called that");
+            return Ok(());
+        }
         None => Refresh::Recorded,
     };
     info_cache::refresh(on, context, &mut event.instance, which).await.map(drop)

@@ -130,7 +130,7 @@ impl Server {
             Ok(Route::Endpoint(_)) => {
                 let id = request.unique_id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
                 let is_told = self.dispatcher.backends().notifier.is_on() && is_question(&method);
-                let args = is_told.then(|| request.args.clone()).unwrap_or_default();
+                let args = if is_told { request.args.clone() } else { Map::new() };
                 match decode(&method, request.args, id, context.clone(), from_root) {
                     Err(fault) => Task::Answer(Err(fault)),
                     Ok(Request::Events(events)) => {

@@ -123,10 +123,10 @@ fn subnet(subnet: &Subnet, ips: &[model::FixedIp], dhcp_ports: &[Port]) -> model
         meta.insert("ipv6_address_mode".to_owned(), json!(mode));
     }
     let of_network = dhcp_ports.iter().filter(|port| port.network_id == subnet.network_id);
-    let servers = of_network.filter_map(|port| {
+    let mut servers = of_network.filter_map(|port| {
         port.fixed_ips.iter().find(|ip| ip.subnet_id == subnet.id).map(|ip| &ip.ip_address)
     });
-    if let Some(server) = servers.last() {
+    if let Some(server) = servers.next_back() {
         meta.insert("dhcp_server".to_owned(), json!(server));
     }
     let mut dns = Vec::new();
