@@ -1,12 +1,8 @@
 """The agent on a compute host: nova-compute or hypernova, with the same configuration files."""
 import configparser
-import os
 import time
 
 from plane import BIN, ETC, LOG, ROOT, Failed, log_tail, until
-
-KINDS = ("hypernova", "nova-compute")
-
 
 class Agent:
     def __init__(self, daemons, cloud, host, kind):
@@ -16,7 +12,8 @@ class Agent:
         self.kind = kind
         self.name = f"{host.name}-agent"
         self.log = f"{LOG}/{self.name}.log"
-        self.more = {}
+        self.how = (False, None)
+        self.program = {"nova-compute": [f"{BIN}/nova-compute"], "hypernova": [f"{ROOT}/hypernova", "serve"]}[kind]
 
     def command(self, proxied=False, more=None):
         files = [f"{ETC}/compute.conf", f"{ETC}/{self.host.name}.conf"]
@@ -28,16 +25,16 @@ class Agent:
             files.append(f"{self.host.directory}/more.conf")
             with open(files[-1], "w") as file:
                 parser.write(file)
-        program = [f"{BIN}/nova-compute"] if self.kind == "nova-compute" else [f"{ROOT}/hypernova", "serve"]
-        return [*program, *(argument for file in files for argument in ("--config-file", file))]
+        return [*self.program, *(argument for file in files for argument in ("--config-file", file))]
 
     def start(self, proxied=False, more=None, wait=True):
-        """`more`: section -> option -> value, over the files' own. Waits until nova counts on the host."""
+        """`more`: section -> option -> value, over the files' own; `proxied`: its requests go through the fault proxy. Waits
+        until nova counts on the host."""
+        self.how = (proxied, more)
         begin = time.time()
         with open(self.log, "a") as log:
             log.write(f"--- {self.kind} starts{' behind the proxy' if proxied else ''} {more or ''}\n")
         self.host.start("agent", *self.command(proxied, more), env={"HOME": "/var/lib/nova"})
-        self.more = {"proxied": proxied, "more": more}
         if wait:
             self.wait_up(begin)
 
@@ -64,6 +61,11 @@ class Agent:
     def stop(self):
         return self.daemons.stop(self.name)
 
+    def ensure(self, proxied=False, more=None):
+        """Runs, and in this way."""
+        if not self.runs() or self.how != (proxied, more):
+            self.restart(proxied=proxied, more=more)
+
     def restart(self, **how):
         self.stop()
         self.start(**how)
@@ -73,6 +75,3 @@ class Agent:
 
     def runs(self):
         return self.daemons.runs(self.name)
-
-    def size(self):
-        return os.path.getsize(self.log)

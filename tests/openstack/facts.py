@@ -92,14 +92,26 @@ def same(one, other):
 
 
 def changes(before, after):
-    """What turns one map of facts into the other, as an expectation keeps it."""
+    """What turns one map of facts into the other, as an expectation keeps it: what is new or different, and what has gone,
+    told by the beginning of its paths (`domain*`) where nothing that begins so is left."""
     changed = {path: after[path] for path in sorted(after) if path not in before or not same(before[path], after[path])}
-    gone = sorted(path for path in before if path not in after)
-    return {**({"changed": changed} if changed else {}), **({"gone": gone} if gone else {})}
+    gone = sorted(shortest(path, after) for path in before if path not in after)
+    return {**({"changed": changed} if changed else {}), **({"gone": sorted(set(gone))} if gone else {})}
+
+
+def shortest(path, after):
+    """The shortest beginning of a path, up to a separator, that no path of `after` has; the path itself when there is none."""
+    for separator in re.finditer(r"[./\[@]", path):
+        beginning = path[:separator.start()]
+        if not any(one.startswith(beginning) for one in after):
+            return f"{beginning}*"
+    return path
 
 
 def apply(before, change):
-    facts = {path: value for path, value in before.items() if path not in set(change.get("gone", ()))}
+    whole = {path for path in change.get("gone", ()) if not path.endswith("*")}
+    beginnings = tuple(path[:-1] for path in change.get("gone", ()) if path.endswith("*"))
+    facts = {path: value for path, value in before.items() if path not in whole and not path.startswith(beginnings)}
     facts.update(change.get("changed", {}))
     return facts
 

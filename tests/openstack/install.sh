@@ -36,11 +36,11 @@ if [ -n "$missing" ]; then
   quietly apt-get -o DPkg::Lock::Timeout=600 install -q -y --no-install-recommends --no-remove $missing
 fi
 
-# One of several callers builds the environment; a stamp in it says of which lists it is made.
+# One of several callers builds the environment; a stamp in it says how it was made.
 mkdir -p "$(dirname "$venv")"
 exec 9>"$venv.lock"
 flock 9
-stamp=$venv/.$(cat "$here/requirements.txt" "$here/constraints.txt" | sha256sum | cut -c1-16)
+stamp=$venv/.$(cat "$here/requirements.txt" "$here/constraints.txt" "$here/install.sh" | sha256sum | cut -c1-16)
 if [ ! -e "$stamp" ]; then
   say "installing OpenStack 2026.1 from PyPI (some minutes the first time)"
   rm -rf "$venv" "$venv-uv"

@@ -45,10 +45,9 @@ def run_scenarios(world, names, recording):
         began = time.monotonic()
         world.begin()
         try:
-            if not world.agent.runs():
-                world.agent.start()
-                world.learn()
-            SCENARIOS[name](world)
+            world.agent.ensure(**SCENARIOS[name].agent)
+            world.learn()
+            SCENARIOS[name].run(world)
             heard = world.heard()
             wrong = world.wrong
             if recording:
@@ -57,6 +56,8 @@ def run_scenarios(world, names, recording):
                 wrong += expected.compare(name, world.steps, heard)
         except Exception:
             wrong = traceback.format_exc().splitlines()
+            for server in world.servers:
+                server.keep_console(f"{LOG}/{name}-{server.id}.console")
         wrong += clear(world)
         failed += bool(wrong)
         print(f"{'FAIL' if wrong else 'ok  '} {name} ({time.monotonic() - began:.0f} s)", flush=True)
@@ -91,15 +92,15 @@ def main():
     parser.add_argument("--agent", choices=("hypernova", "nova-compute"), default="hypernova")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--shell", action="store_true")
-    parser.add_argument("--list", action="store_true")
     parser.add_argument("scenarios", nargs="*")
     options = parser.parse_args()
 
     from plane import Daemons
     import scenarios  # noqa: F401
     from world import SCENARIOS, World
-    names = options.scenarios or list(SCENARIOS)
-    unknown = [name for name in names if name not in SCENARIOS]
+    asked = options.scenarios or list(SCENARIOS)
+    names = [name for name, one in SCENARIOS.items() if name in asked or one.group in asked]
+    unknown = set(asked) - set(SCENARIOS) - {one.group for one in SCENARIOS.values()}
     if unknown:
         print(f"no such scenario: {', '.join(unknown)}; --list names them", file=sys.stderr)
         return 2

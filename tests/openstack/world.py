@@ -1,19 +1,34 @@
 """What a scenario works with: the cloud, the hosts, the agents, its servers, and what it has seen of them."""
+import os
 import re
+import shutil
 
 from agent import Agent
 from bus import Notifications
 from cloud import Cloud
 from facts import Names, flatten
+from faultproxy import Proxy
 from look import Records, look
 from plane import Failed, run, until
 
 SCENARIOS = {}
 
 
-def scenario(function):
-    """Registers a scenario; its name is the function's, its doc line says what it is about."""
-    SCENARIOS[function.__name__.replace("_", "-")] = function
+class Scenario:
+    """A function, the agent's configuration it needs, and the file it is in, which names its group."""
+
+    def __init__(self, function, agent):
+        self.run = function
+        self.agent = agent
+        self.group = function.__module__.rsplit(".", 1)[-1]
+
+
+def scenario(function=None, **agent):
+    """Registers a scenario; its name is the function's, its doc line says what it is about. `agent`: how the agent has to
+    be started for it (Agent.start)."""
+    if function is None:
+        return lambda function: scenario(function, **agent)
+    SCENARIOS[function.__name__.replace("_", "-")] = Scenario(function, agent)
     return function
 
 
@@ -25,6 +40,7 @@ class World:
         self.cloud = Cloud()
         self.records = Records()
         self.notifications = Notifications()
+        self.proxy = Proxy()
         self.agent = Agent(daemons, self.cloud, hosts["compute1"], kind)
         # The host that takes what the first one can't: always nova-compute, and only there when a scenario asks for it.
         self.second = Agent(daemons, self.cloud, hosts["compute2"], "nova-compute")
@@ -39,6 +55,7 @@ class World:
         self.steps = []
         self.wrong = []
         self.notifications.clear()
+        self.proxy.heal()
         self.learn()
 
     def learn(self):
@@ -60,11 +77,11 @@ class World:
         for number, server in enumerate(self.servers):
             prefix = f"{number + 1}: " if number else ""
             facts.update((prefix + path, value) for path, value in look(self, server.id).items())
-        self.steps.append((step, facts))
+        self.steps.append((step, facts, False))
 
     def note_value(self, step, value):
         """Keeps something else as a step: a map or a list."""
-        self.steps.append((step, flatten(value, self.names)))
+        self.steps.append((step, flatten(value, self.names), True))
 
     def heard(self):
         """The scenario's notifications about its servers, in order, as facts, by format. The scheduler's are left out."""
@@ -122,17 +139,6 @@ class World:
         """Says what is wrong beyond the expectations."""
         self.wrong += lines
 
-    # --- the hosts
-
-    def enable_only(self, *names):
-        """Lets the scheduler choose among these hosts only."""
-        for host in self.hosts:
-            service = self.cloud.service(host)
-            if service:
-                wanted = "enabled" if host in names else "disabled"
-                if service["status"] != wanted:
-                    self.cloud.compute.put(f"/os-services/{service['id']}", {"status": wanted})
-
 
 class Server:
     def __init__(self, world, id_):
@@ -156,6 +162,13 @@ class Server:
         """The console's log as the host has it on its disk."""
         with open(f"{self.host().instances}/{self.id}/console.log", errors="replace") as file:
             return file.read()
+
+    def keep_console(self, path):
+        """Copies the console's log, if there is one, to where it outlives the server."""
+        for host in self.world.hosts.values():
+            log = f"{host.instances}/{self.id}/console.log"
+            if os.path.exists(log):
+                shutil.copy(log, path)
 
     def wait_console(self, pattern, seconds=90):
         return until(seconds, f"{pattern} on the console", lambda: re.search(pattern, self.console_log()), 0.5)

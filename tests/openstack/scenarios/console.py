@@ -2,9 +2,10 @@
 import struct
 import urllib.parse
 
-from websockify.websocket import WebSocket
+from websockify.websocket import WebSocket, WebSocketWantReadError
 
 import control
+from host import HOSTS
 from plane import CONTROLLER, listens
 from world import scenario
 
@@ -20,19 +21,30 @@ def console_log(world):
                              "none": none})
 
 
+class Request(WebSocket):
+    """websockify's client loses the part of the URL behind the question mark."""
+
+    def send_request(self, method, path):
+        super().send_request(method, f"{path}?{self.query}")
+
+
 class Socket:
     """A websocket to a console proxy, as a browser's page opens it."""
 
     def __init__(self, port, token):
-        self.socket = WebSocket()
-        self.socket.connect(f"ws://{CONTROLLER}:{port}/?token={token}", origin=f"http://{CONTROLLER}:{port}",
+        self.socket = Request()
+        self.socket.query = f"token={token}"
+        self.socket.connect(f"ws://{CONTROLLER}:{port}/", origin=f"http://{CONTROLLER}:{port}",
                             protocols=["binary"])
         self.socket.socket.settimeout(20)
         self.waiting = b""
 
     def read(self, size):
         while len(self.waiting) < size:
-            got = self.socket.recv()
+            try:
+                got = self.socket.recv()
+            except WebSocketWantReadError:
+                continue  # half a frame
             if got is None:
                 raise EOFError("the proxy closed the connection")
             self.waiting += got
@@ -90,16 +102,13 @@ def vnc_console(world):
     world.note_value("token's record", tokens)
 
 
-@scenario
+@scenario(more={"serial_console": {"enabled": "true", "base_url": f"ws://{CONTROLLER}:6083/",
+                                   "proxyclient_address": HOSTS["compute1"]}})
 def serial_console(world):
     """With serial consoles configured, nova-serialproxy reaches the guest's shell."""
-    daemons = world.daemons
-    control.start_worker(daemons, "nova-serialproxy")
-    address = world.hosts["compute1"].address
-    world.agent.restart(more={"serial_console": {"enabled": "true", "base_url": f"ws://{CONTROLLER}:6083/",
-                                                 "proxyclient_address": address}})
+    control.start_worker(world.daemons, "nova-serialproxy")
     try:
-        daemons.wait("nova-serialproxy", 30, lambda: listens(6083))
+        world.daemons.wait("nova-serialproxy", 60, lambda: listens(6083))
         server = world.create()
         world.note("created")
         console = world.cloud.compute.post(f"/servers/{server.id}/remote-consoles",
@@ -114,5 +123,4 @@ def serial_console(world):
         serial.close()
         world.note_value("console", console)
     finally:
-        world.agent.restart()
-        daemons.stop("nova-serialproxy")
+        world.daemons.stop("nova-serialproxy")

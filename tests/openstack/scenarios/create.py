@@ -1,7 +1,6 @@
 """Servers are made and go."""
 import base64
 import json
-import re
 
 from plane import Failed, until
 from world import scenario
@@ -58,27 +57,29 @@ def create_with_everything(world):
         description="a server with everything", tags=["one", "two"],
         personality=[{"path": "/etc/injected", "contents": contents}])
     server.wait_boot()
-    server.wait_console(rf"HYPERNOVA-GUEST config-drive .*uuid={server.id} hostname=server user_data=[0-9a-f]{{64}} keys=1")
+    server.wait_console(rf"HYPERNOVA-GUEST config-drive .*uuid={server.id} hostname=server\S* user_data=[0-9a-f]{{64}} keys=[1-9]")
     world.note("created")
     world.note_value("config drive", config_drive(world, server))
 
 
 def config_drive(world, server):
-    """The drive's files; JSON as it is meant, anything else as text."""
+    """The drive's files by name; those of the newest version, and what is injected, with what is in them."""
     host = server.host()
     path = f"/var/lib/nova/instances/{server.id}/disk.config"
+    names = host.run("isoinfo", "-R", "-f", "-i", path).split()
     found = {}
-    for name in host.run("isoinfo", "-R", "-f", "-i", path).split():
-        if not re.search(r"/\w+(\.\w+)?$", name) or "." not in name.rsplit("/", 1)[1] and "content" not in name and "user_data" not in name:
+    for name in names:
+        if any(other.startswith(f"{name}/") for other in names):
+            continue
+        if "/latest/" not in name and "/content/" not in name:
+            found[name] = "file"
             continue
         text = host.run("isoinfo", "-R", "-i", path, "-x", name)
-        try:
-            found[name] = json.loads(text) if name.endswith(".json") else text
-        except ValueError:
-            found[name] = f"not JSON: {text}"
-        if name.endswith("meta_data.json"):
-            # Random by intent; that it is there, and how long it is, isn't.
-            found[name]["random_seed"] = len(found[name].get("random_seed", ""))
+        found[name] = json.loads(text) if name.endswith(".json") else text
+        if name == "/openstack/latest/meta_data.json":
+            # Random by intent: how long they are is the fact.
+            for field in ("random_seed", "admin_pass"):
+                found[name][field] = len(found[name][field])
     return found
 
 

@@ -38,9 +38,10 @@ def host_facts(world, host):
                    "local_gb_used"):
         node.pop(column)
     for column in ("cpu_info", "supported_instances", "stats", "numa_topology", "pci_stats", "metrics"):
-        node[column] = json.loads(node[column]) if node[column] else None
+        node[column] = ordered(json.loads(node[column])) if node[column] else None
     (node["stats"] or {}).pop("uptime", None)
     old = hypervisor("2.87")
+    old["cpu_info"] = ordered(old["cpu_info"])
     for field in ("free_disk_gb", "local_gb_used", "disk_available_least"):
         old.pop(field)
     placement = world.cloud.placement
@@ -63,6 +64,15 @@ def host_facts(world, host):
     address = world.hosts[host].address
     return {path.replace(host, "HOST"): value.replace(host, "HOST").replace(address, "ADDRESS") if isinstance(value, str) else value
             for path, value in flatten(seen, world.names).items()}
+
+
+def ordered(value):
+    """With every list of words in order: they are sets, of features or of changed fields."""
+    if isinstance(value, dict):
+        return {key: ordered(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return sorted(value) if all(isinstance(one, str) for one in value) else [ordered(one) for one in value]
+    return value
 
 
 @scenario
