@@ -1,0 +1,120 @@
+"""Brings the plane up, runs the scenarios, compares or records. Started by tests/openstack/run; see there."""
+import argparse
+import os
+import subprocess
+import sys
+import time
+import traceback
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def bring_up(daemons):
+    """Everything but an agent, as much at once as depends on nothing else."""
+    import cloud
+    import control
+    import infra
+    from host import Host
+    from plane import Together
+
+    infra.network()
+    hosts = {name: Host(daemons, name) for name in ("compute1", "compute2")}
+    with Together() as together:
+        database = together.go(lambda: infra.database(daemons))
+        broker = together.go(lambda: infra.broker(daemons))
+        ovn = together.go(lambda: infra.ovn(daemons))
+        together.go(lambda: infra.memcached(daemons))
+        apis = control.up(daemons, together, database, broker, ovn)
+        identity = together.go(cloud.fill_identity, apis["keystone"])
+        together.go(cloud.fill_images, identity, apis["glance"])
+        together.go(cloud.fill_network, identity, apis["neutron"])
+        together.go(cloud.fill_flavors, identity, apis["nova-api"])
+        for host in hosts.values():
+            together.go(host.up, ovn)
+    return hosts
+
+
+def run_scenarios(world, names, recording):
+    """Runs them one after the other; the number of those that failed."""
+    import expected
+    from plane import LOG
+    from world import SCENARIOS
+
+    failed = 0
+    for name in names:
+        began = time.monotonic()
+        world.begin()
+        try:
+            world.agent.ensure(**SCENARIOS[name].agent)
+            world.learn()
+            SCENARIOS[name].run(world)
+            heard = world.heard()
+            wrong = world.wrong
+            if recording:
+                expected.record(name, world.steps, heard)
+            else:
+                wrong += expected.compare(name, world.steps, heard)
+        except Exception:
+            wrong = traceback.format_exc().splitlines()
+            for server in world.servers:
+                server.keep_console(f"{LOG}/{name}-{server.id}.console")
+        wrong += clear(world)
+        failed += bool(wrong)
+        print(f"{'FAIL' if wrong else 'ok  '} {name} ({time.monotonic() - began:.0f} s)", flush=True)
+        for line in wrong[:40]:
+            print(f"     {line}")
+        if wrong:
+            with open(f"{LOG}/{name}.wrong", "w") as file:
+                file.write("\n".join(wrong) + "\n")
+            if len(wrong) > 40:
+                print(f"     and {len(wrong) - 40} more: {LOG}/{name}.wrong")
+    return failed
+
+
+def clear(world):
+    """Deletes the scenario's servers, and says what is left when there should be nothing."""
+    from look import left_behind
+    from plane import Failed, until
+    for server in world.servers:
+        try:
+            world.cloud.delete(server.id)
+        except Failed:
+            pass
+    try:
+        until(15, "nothing to be left", lambda: not left_behind(world), 0.5)
+    except Failed:
+        return [f"left behind: {what}: {found}" for what, found in left_behind(world).items()]
+    return []
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tests/openstack/run")
+    parser.add_argument("--agent", choices=("hypernova", "nova-compute"), default="hypernova")
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--shell", action="store_true")
+    parser.add_argument("scenarios", nargs="*")
+    options = parser.parse_args()
+
+    from plane import Daemons
+    import scenarios  # noqa: F401
+    from world import SCENARIOS, World
+    asked = options.scenarios or list(SCENARIOS)
+    names = [name for name, one in SCENARIOS.items() if name in asked or one.group in asked]
+    unknown = set(asked) - set(SCENARIOS) - {one.group for one in SCENARIOS.values()}
+    if unknown:
+        print(f"no such scenario: {', '.join(unknown)}; --list names them", file=sys.stderr)
+        return 2
+    began = time.monotonic()
+    daemons = Daemons()
+    hosts = bring_up(daemons)
+    print(f"the control plane is up ({time.monotonic() - began:.0f} s)", flush=True)
+    world = World(daemons, hosts, options.agent)
+    if options.shell:
+        return subprocess.run(["bash", "--norc", "-i"], env={**os.environ, "PS1": "plane# "}).returncode
+    failed = run_scenarios(world, names, options.record)
+    print(f"{len(names) - failed} passed, {failed} failed ({time.monotonic() - began:.0f} s)", flush=True)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
