@@ -92,8 +92,9 @@ def nova_cell0_database():
     _manage("nova-manage", "nova.conf", ("--config-file", f"{STATE}/cell0.conf", "db", "sync", "--local_cell"))
 
 
-def up(daemons, together, database, broker, ovn):
-    """Starts everything, each part as soon as what it needs is there. Gives a future for each API, by name."""
+def up(daemons, together, database, broker, ovn, fill_identity):
+    """Starts everything, each part as soon as what it needs is there. Gives a future for each API, by name, and one for
+    what keystone has to know."""
     for part in ("nova", "neutron", "cinder", "novnc"):
         os.makedirs(f"{STATE}/{part}", exist_ok=True)
     with open(f"{STATE}/novnc/vnc_lite.html", "w") as page:
@@ -111,14 +112,16 @@ def up(daemons, together, database, broker, ovn):
 
     # The longest chains first: they decide when everything is up.
     apis = {"keystone": together.go(lambda: keystone(daemons), database)}
+    identity = together.go(fill_identity, apis["keystone"])
     cells = [together.go(nova_cell, database), sync("nova-manage", "nova.conf", "db", "sync", "--local_cell"),
              together.go(nova_cell0_database, database)]
     apis["neutron"] = api("neutron", sync("neutron-db-manage", "neutron.conf", "upgrade", "head"), ovn, broker)
     apis["glance"] = api("glance", sync("glance-manage", "glance-api.conf", "db_sync"))
     apis["placement"] = api("placement", sync("placement-manage", "placement.conf", "db", "sync"))
     apis["nova-api"] = api("nova-api", *cells, broker)
+    # They ask for a token when they start, and end when they get none.
     for name in ("nova-conductor", "nova-scheduler"):
-        worker(name, *cells, broker)
+        worker(name, *cells, broker, identity)
     worker("nova-novncproxy", *cells)
     apis["cinder"] = api("cinder", sync("cinder-manage", "cinder.conf", "db", "sync"))
-    return apis
+    return apis, identity

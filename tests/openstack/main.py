@@ -15,7 +15,7 @@ def bring_up(daemons):
     import control
     import infra
     from host import Host
-    from plane import Together
+    from plane import Failed, Together, log_tail
 
     infra.network()
     hosts = {name: Host(daemons, name) for name in ("compute1", "compute2")}
@@ -24,13 +24,15 @@ def bring_up(daemons):
         broker = together.go(lambda: infra.broker(daemons))
         ovn = together.go(lambda: infra.ovn(daemons))
         together.go(lambda: infra.memcached(daemons))
-        apis = control.up(daemons, together, database, broker, ovn)
-        identity = together.go(cloud.fill_identity, apis["keystone"])
+        apis, identity = control.up(daemons, together, database, broker, ovn, cloud.fill_identity)
         together.go(cloud.fill_images, identity, apis["glance"])
         together.go(cloud.fill_network, identity, apis["neutron"])
         together.go(cloud.fill_flavors, identity, apis["nova-api"])
         for host in hosts.values():
             together.go(host.up, ovn)
+    for worker in ("nova-conductor", "nova-scheduler", "neutron", "cinder"):
+        if not daemons.runs(worker):
+            raise Failed(f"{worker} ended:\n{log_tail(worker)}")
     return hosts
 
 
