@@ -181,7 +181,11 @@ impl HostImages {
     /// always listed, as nova has it too.
     async fn finish(&self, draft: &Path, disk: &Disk) -> Result<(), ImageError> {
         self.record(disk).await?;
-        let to = disk.path.clone();
+        self.place(draft, &disk.path).await
+    }
+
+    async fn place(&self, draft: &Path, path: &Path) -> Result<(), ImageError> {
+        let to = path.to_owned();
         blocking("replace", draft, move |draft| replace(draft, &to)).await
     }
 
@@ -314,7 +318,7 @@ impl Images for HostImages {
                 ImageError::NoSpace { .. } => ImageError::NoSpace { path: directory.clone() },
                 other => other,
             })?;
-        self.finish(&draft.0, &Disk { path: path.clone(), format: "raw".into() }).await?;
+        self.place(&draft.0, &path).await?;
         Ok(path)
     }
 
@@ -329,12 +333,22 @@ impl Images for HostImages {
         blocking("remove", &draft.0, remove_if_there).await?;
         self.config_disk.create(&draft.0, &directory, files).await?;
         let disk = Disk { path: directory.join("disk.config"), format: "raw".into() };
-        self.finish(&draft.0, &disk).await?;
+        self.place(&draft.0, &disk.path).await?;
         Ok(disk)
     }
 
     async fn disks(&self, instance: Uuid) -> Result<Vec<Disk>, ImageError> {
-        blocking("read disk.info of", &self.directory(instance), disk_info::read).await
+        blocking("read disk.info of", &self.directory(instance), |directory| {
+            let mut disks = disk_info::read(directory)?;
+            for path in UNLISTED.map(|name| directory.join(name)) {
+                let there = path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+                if there && !disks.iter().any(|disk| disk.path == path) {
+                    disks.push(Disk { path, format: "raw".into() });
+                }
+            }
+            Ok(disks)
+        })
+        .await
     }
 
     async fn age_cache(&self, by: &Ageing) -> Result<Aged, ImageError> {
@@ -370,6 +384,9 @@ impl Images for HostImages {
         .await
     }
 }
+
+/// What nova makes beside the disks and doesn't list in `disk.info`: always raw.
+const UNLISTED: [&str; 3] = ["disk.config", "kernel", "ramdisk"];
 
 /// Removes a tree without following links, the tree's own root included; absent is success.
 fn remove_tree(path: &Path) -> io::Result<()> {

@@ -238,10 +238,12 @@ impl Workflow for Spawn {
                 self.vifs =
                     on.network.allocate(stage.context, instance, &self.build.wanted).await?;
                 place_vifs(instance, &self.vifs);
+                on.records.save(stage.context, instance, building()).await?;
+                // Saved with the next step's.
                 instance.system_metadata.update(|metadata| {
                     metadata.insert(NETWORK_ALLOCATED.to_owned(), Some("True".to_owned()));
                 });
-                Ok(on.records.save(stage.context, instance, building()).await?)
+                Ok(())
             }
             Step::MapBlockDevices => {
                 let (instance, image) = (&mut self.subject.instance, &self.build.image_meta);

@@ -64,6 +64,10 @@ impl Spawn {
 
     /// Gives back what the host had set aside.
     pub(super) async fn give_claim_back(&mut self, stage: &Stage<'_>) -> StepResult {
+        if self.subject.has_told(Action::Create, Phase::Error) {
+            // The record has left the host with its network.
+            return Ok(stage.on.claims.abort(stage.context, &mut self.subject.instance).await?);
+        }
         self.leave_host(stage).await?;
         self.note_no_network(stage).await
     }
