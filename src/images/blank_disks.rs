@@ -112,8 +112,10 @@ impl Cache {
                 return Ok(path);
             }
         }
-        let name = names.first().map_or("", String::as_str);
-        Err(ImageError::BaseMissing { path: self.directory.join(name) })
+        let path = self.directory.join(names.first().map_or("", String::as_str));
+        let source =
+            io::Error::new(io::ErrorKind::InvalidData, "its content isn't what its name says");
+        Err(ImageError::Io { operation: "use", path, source })
     }
 
     /// Looks at a base, and marks one that fits as used.
