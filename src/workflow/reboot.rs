@@ -134,7 +134,7 @@ impl Workflow for Reboot {
                 self.enter(self.pending(), stage).await?;
                 self.enter(self.started(), stage).await?;
                 // What can't be defined again is not cut off first.
-                definition(&self.subject.instance, on).await?;
+                definition(&self.subject.instance, stage).await?;
                 Ok(())
             }
             Step::ShutDown => {
@@ -170,7 +170,7 @@ impl Workflow for Reboot {
             }
             Step::DefineDomain => {
                 if !self.went_off && !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {
-                    define(&self.subject.instance, on).await?;
+                    define(&self.subject.instance, stage).await?;
                 }
                 Ok(())
             }
