@@ -3,7 +3,7 @@
 #
 #   tests/install.sh build    compiler, libvirt's headers, Rust
 #   tests/install.sh run      that, and libvirt, QEMU and the tools of the guest image
-#   tests/install.sh test     that, and RabbitMQ, Open vSwitch and Python for the tests
+#   tests/install.sh test     that, and RabbitMQ, Open vSwitch, Python and other shells for the tests
 #
 # A second call changes nothing and takes a second. What the package managers say is in $log.
 set -euo pipefail
@@ -34,7 +34,7 @@ run | test)
   ;;
 *) die "usage: install.sh build|run|test" ;;
 esac
-[ "$mode" = test ] && others="$others rabbitmq-server python3 python3-venv openssl openvswitch-switch"
+[ "$mode" = test ] && others="$others rabbitmq-server python3 python3-venv openssl openvswitch-switch zsh fish"
 
 absent() { # those of the given packages that aren't installed
   comm -23 <(printf '%s\n' "$@" | sort -u) \
