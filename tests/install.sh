@@ -34,7 +34,7 @@ run | test)
   ;;
 *) die "usage: install.sh build|run|test" ;;
 esac
-[ "$mode" = test ] && others="$others rabbitmq-server python3 python3-venv openssl openvswitch-switch zsh fish"
+[ "$mode" = test ] && others="$others rabbitmq-server python3 python3-venv openssl openvswitch-switch systemd zsh fish"
 
 absent() { # those of the given packages that aren't installed
   comm -23 <(printf '%s\n' "$@" | sort -u) \
@@ -106,11 +106,7 @@ install_rust() {
   [ "$mode" = test ] && parts="rustfmt clippy"
   say "installing Rust (at least $wanted)"
   if ! command -v rustup >/dev/null; then
-    if apt-cache show rustup >/dev/null 2>&1 && apt-get install -q -y --no-remove rustup >>"$log" 2>&1 </dev/null; then
-      :
-    else
-      rustup_init
-    fi
+    { apt-cache show rustup >/dev/null 2>&1 && apt-get install -q -y --no-remove rustup >>"$log" 2>&1 </dev/null; } || rustup_init
   fi
   hash -r
   rust_is_new_enough || quietly rustup toolchain install --no-self-update --profile minimal stable
