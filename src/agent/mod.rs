@@ -192,7 +192,9 @@ pub async fn serve(
         builds => builds as usize,
     };
     let dispatcher = Dispatcher::new(plane.backends, journal.clone(), metrics.clone(), builds);
-    let socket = LocalServer::listen(&config.hypernova.socket).await?;
+    let socket =
+        LocalServer::listen(&config.hypernova.socket, config.hypernova.socket_group.as_deref())
+            .await?;
     dispatcher.prune().await?;
     relearn(dispatcher.backends()).await;
     let resumed = dispatcher.resume().await?;
