@@ -372,7 +372,7 @@ impl Images for HostImages {
 }
 
 /// Removes a tree without following links, the tree's own root included; absent is success.
-fn remove_tree(path: &Path) -> io::Result<()> {
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     let removed = match path.symlink_metadata() {
         Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
         Ok(_) => std::fs::remove_file(path),

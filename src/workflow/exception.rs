@@ -118,7 +118,9 @@ pub fn hypervisor_fault(error: &HypervisorError) -> Fault {
         }
         HypervisorError::NotSupported { .. } => Fault::builtin("NotImplementedError", message),
         HypervisorError::Refused { message, .. } => Fault::libvirt(message.as_str()),
-        HypervisorError::NotOurs { .. } | HypervisorError::Garbled { .. } => {
+        HypervisorError::NoAgent { .. }
+        | HypervisorError::NotOurs { .. }
+        | HypervisorError::Garbled { .. } => {
             Fault::nova("NovaException", message)
         }
     }
