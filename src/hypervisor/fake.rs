@@ -652,12 +652,8 @@ impl Hypervisor for FakeHypervisor {
         self.call("block_job", |world| Ok(world.disks.job(uuid, target))).await
     }
 
-    async fn abort_block_job(&self, uuid: Uuid, target: &str) -> Result<(), HypervisorError> {
-        self.call("abort_block_job", |world| {
-            world.disks.abort(uuid, target);
-            Ok(())
-        })
-        .await
+    async fn abort_block_job(&self, uuid: Uuid, target: &str) -> Result<bool, HypervisorError> {
+        self.call("abort_block_job", |world| Ok(world.disks.abort(uuid, target))).await
     }
 
     async fn freeze(&self, uuid: Uuid) -> Result<(), HypervisorError> {

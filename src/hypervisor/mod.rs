@@ -241,9 +241,9 @@ pub trait Hypervisor: Send + Sync {
         target: &str,
     ) -> Result<Option<BlockJob>, HypervisorError>;
 
-    /// Ends the job on a disk, and waits for that. A copy that was ready is the disk as it was then,
-    /// and nobody writes to it any more. None is success.
-    async fn abort_block_job(&self, uuid: Uuid, target: &str) -> Result<(), HypervisorError>;
+    /// Ends the job on a disk, and waits for that; says whether there was one. A copy that was ready
+    /// is the disk as it was then, and nobody writes to it any more.
+    async fn abort_block_job(&self, uuid: Uuid, target: &str) -> Result<bool, HypervisorError>;
 
     /// Has the guest write out its file systems and hold back what it writes from then on. Through
     /// the guest agent: `NoAgent` when that doesn't answer. One that is frozen stays so.

@@ -92,8 +92,8 @@ impl Disks {
         Some(BlockJob { done, total: DISK_BYTES, ready, file: Some(copy.file.clone()) })
     }
 
-    pub(super) fn abort(&mut self, uuid: Uuid, target: &str) {
-        self.copies.remove(&(uuid, target.to_owned()));
+    pub(super) fn abort(&mut self, uuid: Uuid, target: &str) -> bool {
+        self.copies.remove(&(uuid, target.to_owned())).is_some()
     }
 }
 

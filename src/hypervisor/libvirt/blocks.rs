@@ -90,21 +90,20 @@ impl Libvirt {
         &self,
         uuid: Uuid,
         name: &str,
-    ) -> Result<(), HypervisorError> {
+    ) -> Result<bool, HypervisorError> {
         let (target, name) = (text(name)?, name.to_owned());
         self.job("abort block job", self.options.job_timeout, move |connect: &Connect| {
-            let Some(domain) = find(connect, uuid)? else { return Ok(()) };
+            let Some(domain) = find(connect, uuid)? else { return Ok(false) };
             if look(&domain, &target, &name)?.is_none() {
-                return Ok(());
+                return Ok(false);
             }
             super::domains::must_be_ours(&domain)?;
             // SAFETY: the domain and the string are valid during the call.
-            let ended =
-                unsafe { sys::virDomainBlockJobAbort(domain.as_ptr(), target.as_ptr(), 0) };
+            let ended = unsafe { sys::virDomainBlockJobAbort(domain.as_ptr(), target.as_ptr(), 0) };
             match checked(ended) {
                 // It has ended by itself.
-                Err(_) if look(&domain, &target, &name)?.is_none() => Ok(()),
-                ended => Ok(ended?),
+                Err(_) if look(&domain, &target, &name)?.is_none() => Ok(false),
+                ended => Ok(ended.map(|()| true)?),
             }
         })
         .await

@@ -114,10 +114,7 @@ struct State {
 }
 
 impl Connections {
-    pub fn new(
-        options: &LibvirtOptions,
-        sinks: Sinks,
-    ) -> Result<Self, HypervisorError> {
+    pub fn new(options: &LibvirtOptions, sinks: Sinks) -> Result<Self, HypervisorError> {
         let unreachable =
             |message| HypervisorError::Unreachable { uri: options.uri.clone(), message };
         events::start_loop().map_err(unreachable)?;

@@ -283,7 +283,7 @@ impl Hypervisor for Libvirt {
         self.look_at_block_job(uuid, target).await
     }
 
-    async fn abort_block_job(&self, uuid: Uuid, target: &str) -> Result<(), HypervisorError> {
+    async fn abort_block_job(&self, uuid: Uuid, target: &str) -> Result<bool, HypervisorError> {
         self.end_block_job(uuid, target).await
     }
 

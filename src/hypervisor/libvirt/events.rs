@@ -84,7 +84,8 @@ impl Registration {
             (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
             (sys::VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, block_job),
         ];
-        let ids = wanted.map(|(event, callback)| register(connect, event as c_int, callback, sinks));
+        let ids =
+            wanted.map(|(event, callback)| register(connect, event as c_int, callback, sinks));
         let ids: Vec<_> = ids.into_iter().flatten().collect();
         (!ids.is_empty()).then_some(Self(ids))
     }

@@ -18,8 +18,8 @@ use tokio::time::timeout;
 use tracing::debug;
 use virt::connect::Connect;
 
-use super::host::Capabilities;
 use super::HypervisorError;
+use super::host::Capabilities;
 use connection::Connections;
 use errors::{Fault, is_broken};
 

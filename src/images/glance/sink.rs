@@ -11,7 +11,7 @@ use super::{Glance, ImageUpdate, LONGEST_ID};
 use crate::images::sink::{ImageSink, TargetImage};
 use crate::images::{ImageError, Progress};
 use crate::model::context::RequestContext;
-use crate::openstack::{Api, ApiRequest, Identity};
+use crate::openstack::{ApiRequest, Identity};
 
 /// Images of one page; glanceclient's.
 const PAGE: &str = "200";

@@ -104,6 +104,10 @@ impl Snapshots for FakeSnapshots {
         })
     }
 
+    fn delta(&self, snapshot: Uuid) -> PathBuf {
+        PathBuf::from(format!("/snapshots/{}/delta", snapshot.simple()))
+    }
+
     async fn create_delta(&self, snapshot: Uuid, _: &Disk) -> Result<Disk, ImageError> {
         self.act(SnapshotCall::CreateDelta, |world| {
             Ok(Disk { path: world.add(snapshot, "delta")?, format: "qcow2".to_owned() })

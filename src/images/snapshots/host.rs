@@ -36,11 +36,7 @@ pub struct HostSnapshots {
 impl HostSnapshots {
     /// # Errors
     /// `BadPath` for a directory that isn't absolute.
-    pub fn new(
-        directory: PathBuf,
-        compress: bool,
-        qemu_img: QemuImg,
-    ) -> Result<Self, ImageError> {
+    pub fn new(directory: PathBuf, compress: bool, qemu_img: QemuImg) -> Result<Self, ImageError> {
         match directory.is_absolute() {
             true => Ok(Self { directory, compress, qemu_img }),
             false => Err(ImageError::BadPath(directory.display().to_string())),
@@ -49,10 +45,6 @@ impl HostSnapshots {
 
     fn path(&self, snapshot: Uuid) -> PathBuf {
         self.directory.join(snapshot.simple().to_string())
-    }
-
-    fn delta(&self, snapshot: Uuid) -> PathBuf {
-        self.path(snapshot).join("delta")
     }
 
     /// The disk's header, and how many bytes it has on the file system, alone and with all that is
@@ -106,6 +98,10 @@ impl Snapshots for HostSnapshots {
             return Err(ImageError::NoSpace { path });
         }
         Ok(())
+    }
+
+    fn delta(&self, snapshot: Uuid) -> PathBuf {
+        self.path(snapshot).join("delta")
     }
 
     async fn create_delta(&self, snapshot: Uuid, disk: &Disk) -> Result<Disk, ImageError> {

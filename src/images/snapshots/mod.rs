@@ -55,6 +55,9 @@ pub trait Snapshots: Send + Sync {
     /// of it before.
     async fn begin(&self, snapshot: Uuid, disk: &Disk, live: bool) -> Result<(), ImageError>;
 
+    /// Where the hypervisor copies to.
+    fn delta(&self, snapshot: Uuid) -> PathBuf;
+
     /// Makes the file that the hypervisor copies `disk` to: as large, and with the same file behind
     /// it. A repeat makes it anew: nobody may be copying then.
     async fn create_delta(&self, snapshot: Uuid, disk: &Disk) -> Result<Disk, ImageError>;

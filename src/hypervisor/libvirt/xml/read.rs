@@ -225,7 +225,10 @@ mod tests {
         assert_eq!(facts.disks.len(), 2);
         assert_eq!(facts.disks[0].source.as_deref(), Some("/i/disk"));
         let mirror = MirrorFacts { file: Some("/s/copy".into()), ready: true };
-        assert_eq!((facts.disks[0].mirror.as_ref(), &facts.disks[1].mirror), (Some(&mirror), &None));
+        assert_eq!(
+            (facts.disks[0].mirror.as_ref(), &facts.disks[1].mirror),
+            (Some(&mirror), &None)
+        );
         assert_eq!((facts.disks[1].device.as_str(), &facts.disks[1].source), ("cdrom", &None));
         assert_eq!(facts.interfaces[0].target.as_deref(), Some("tap1"));
         assert_eq!(facts.firmware.nvram.as_deref(), Some("/nv"));
