@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
+use crate::images::blank::FILE_SYSTEMS;
+
 /// A guest's image, size and equipment.
 #[derive(Debug, Clone, Args)]
 pub struct GuestArgs {
@@ -39,6 +41,15 @@ pub struct GuestArgs {
     #[arg(long, value_name = "GIB", value_hint = ValueHint::Other, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     pub disk: u32,
 
+    /// Ephemeral disk in GiB, with its file system (ext2, ext3, ext4, xfs) or the agent's own choice;
+    /// once for each disk
+    #[arg(long, value_name = "GIB[:FORMAT]", value_parser = parse_ephemeral)]
+    pub ephemeral: Vec<EphemeralArg>,
+
+    /// Swap disk in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_073_741_824))]
+    pub swap: u32,
+
     /// Network: user, none, bridge:NAME or network:NAME; once for each interface
     /// [default: the agent's own default]
     #[arg(long, value_name = "NETWORK", value_hint = ValueHint::Other)]
@@ -63,6 +74,27 @@ pub struct GuestArgs {
     /// Flavor extra spec such as hw:cpu_policy=dedicated; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_hint = ValueHint::Other, value_parser = parse_pair)]
     pub extra_spec: Vec<(String, String)>,
+}
+
+/// An ephemeral disk on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EphemeralArg {
+    pub gib: u32,
+    pub format: Option<String>,
+}
+
+fn parse_ephemeral(text: &str) -> Result<EphemeralArg, String> {
+    let (size, format) = match text.split_once(':') {
+        Some((size, format)) => (size, Some(format.to_owned())),
+        None => (text, None),
+    };
+    if let Some(format) = format.as_deref().filter(|format| !FILE_SYSTEMS.contains(format)) {
+        return Err(format!("{format} is none of {}", FILE_SYSTEMS.join(", ")));
+    }
+    match size.parse() {
+        Ok(gib @ 1..=1_048_576) => Ok(EphemeralArg { gib, format }),
+        _ => Err("expected GIB or GIB:FORMAT, such as 2 or 2:ext4".to_owned()),
+    }
 }
 
 /// A checksum on the command line.
@@ -110,6 +142,16 @@ mod tests {
             [sha1.to_owned(), format!("sha256:{sha1}"), format!("crc:{sha1}"), "md5:".into()]
         {
             assert!(parse_checksum(&wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_ephemeral_has_a_size_and_may_have_a_format() {
+        let (gib, format) = (2, Some("ext4".to_owned()));
+        assert_eq!(parse_ephemeral("2:ext4"), Ok(EphemeralArg { gib, format }));
+        assert_eq!(parse_ephemeral("7"), Ok(EphemeralArg { gib: 7, format: None }));
+        for wrong in ["", "0", "-1", "x", "1:", "1:ntfs", "1:ext4:x", ":ext4"] {
+            assert!(parse_ephemeral(wrong).is_err(), "{wrong}");
         }
     }
 

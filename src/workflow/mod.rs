@@ -25,8 +25,10 @@ use external_events::ExternalEvents;
 use info_cache::InfoCaches;
 use plug_events::PlugSettings;
 use serial_ports::SerialPorts;
+use vendor_data::VendorDataSettings;
 
 pub mod any;
+pub mod block_devices;
 pub mod board;
 pub mod config_drive;
 pub mod domain;
@@ -54,6 +56,7 @@ pub mod sqlite;
 pub mod suspend;
 pub mod terminate;
 pub mod unpause;
+pub mod vendor_data;
 
 #[cfg(test)]
 mod engine_tests;
@@ -91,6 +94,10 @@ impl Settings {
             name_template: NameTemplate::parse("instance-%08x").unwrap(),
             force_config_drive: false,
             dhcp_domain: "novalocal".to_owned(),
+            vendor_data: VendorDataSettings {
+                providers: vec!["StaticJSON".to_owned()],
+                file: None,
+            },
             shutdown_timeout: Duration::from_secs(60),
             shutdown_retry_interval: Duration::from_secs(10),
             soft_reboot_timeout: Duration::from_secs(120),
@@ -130,6 +137,7 @@ pub struct Settings {
     pub force_config_drive: bool,
     /// `[api] dhcp_domain`
     pub dhcp_domain: String,
+    pub vendor_data: VendorDataSettings,
     /// `[DEFAULT] shutdown_timeout`, unless the image says otherwise.
     pub shutdown_timeout: Duration,
     /// `[compute] shutdown_retry_interval`
@@ -197,6 +205,15 @@ pub enum StepError {
     /// The build asks for something that this agent doesn't do.
     #[error("{0} is not supported")]
     NotSupported(&'static str),
+    /// The disks that a build asks for contradict each other, its flavor, or what a disk can be.
+    #[error("{message}")]
+    InvalidBlockDevice { exception: &'static str, message: String },
+    #[error("the vendor data {} can't be read", path.display())]
+    VendorData {
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("user data and injected files must be base64")]
     BadUserData,
     #[error("the system gives no random bytes")]
@@ -229,12 +246,16 @@ impl StepError {
             | Self::Name(_)
             | Self::Cancelled
             | Self::NotSupported(_)
+            | Self::InvalidBlockDevice { .. }
             | Self::BadUserData
             | Self::NoDisk { .. }
             | Self::UnknownDisk(_)
             | Self::Panicked(_)
             | Self::AlreadyThere { .. } => Class::Refused,
-            Self::NotThere { .. } | Self::NoRandom | Self::NoSerialPort => Class::Reschedule,
+            Self::NotThere { .. }
+            | Self::NoRandom
+            | Self::NoSerialPort
+            | Self::VendorData { .. } => Class::Reschedule,
         }
     }
 }
