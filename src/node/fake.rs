@@ -100,6 +100,8 @@ impl Claims for FakeNode {
 
     async fn built(&self, _: &RequestContext, _: bool) {}
 
+    async fn set_enabled(&self, _: &RequestContext, _: bool) {}
+
     async fn release_allocation(
         &self,
         _: &RequestContext,

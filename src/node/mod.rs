@@ -71,6 +71,10 @@ pub trait Claims: Send + Sync {
     /// nova: compute/manager.py, _build_failed, _build_succeeded
     async fn built(&self, context: &RequestContext, succeeded: bool);
 
+    /// Has the schedulers know at once that the host's service is disabled, or enabled again. Where that
+    /// fails the next inventory run does it. nova: compute/manager.py, set_host_enabled
+    async fn set_enabled(&self, context: &RequestContext, enabled: bool);
+
     /// Removes the instance's allocation, when a build failed for good or the instance is deleted;
     /// absent is success. nova: compute/manager.py, _complete_deletion
     async fn release_allocation(

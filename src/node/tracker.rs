@@ -137,18 +137,6 @@ impl Tracker {
         stop.run_until_cancelled(work).await;
     }
 
-    /// Shows in placement at once that the host's service is disabled, or enabled again.
-    ///
-    /// # Errors
-    /// Placement's; the next audit tries again.
-    pub async fn set_enabled(
-        &self,
-        context: &RequestContext,
-        enabled: bool,
-    ) -> Result<(), NodeError> {
-        Ok(self.reporter.set_disabled(context, self.options.node.uuid, !enabled).await?)
-    }
-
     /// Takes what an evacuated instance had of this node from its allocation; what it has of its new
     /// node stays. nova: `delete_allocation_for_evacuated_instance`
     ///
@@ -269,6 +257,13 @@ impl Claims for Tracker {
     async fn built(&self, _: &RequestContext, succeeded: bool) {
         self.state().ledger.count_build(succeeded);
         self.change();
+    }
+
+    async fn set_enabled(&self, context: &RequestContext, enabled: bool) {
+        let node = self.options.node.uuid;
+        if let Err(error) = self.reporter.set_disabled(context, node, !enabled).await {
+            warn!(error = %Chain(&error), enabled, "placement learns of it from the next inventory run");
+        }
     }
 
     async fn release_allocation(

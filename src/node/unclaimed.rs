@@ -42,6 +42,8 @@ impl Claims for Unclaimed {
 
     async fn built(&self, _: &RequestContext, _: bool) {}
 
+    async fn set_enabled(&self, _: &RequestContext, _: bool) {}
+
     async fn release_allocation(&self, _: &RequestContext, _: &Instance) -> Result<(), ClaimError> {
         Ok(())
     }

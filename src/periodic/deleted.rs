@@ -20,12 +20,11 @@ use crate::records::RecordsError;
 use crate::telemetry::Chain;
 use crate::workflow::board::Running;
 use crate::workflow::engine::Stage;
-use crate::workflow::instance::{Subject, cut_power, is_active};
+use crate::workflow::instance::{
+    Subject, clean_attempts, cut_power, is_active, note_clean_attempt, note_cleaned,
+};
 use crate::workflow::terminate::Terminate;
 use crate::workflow::{Backends, StepError};
-
-/// How many attempts the files had, in the instance's system metadata.
-const ATTEMPTS: &str = "clean_attempts";
 
 /// `[DEFAULT] running_deleted_instance_action`, but for `noop`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,13 +134,12 @@ pub async fn clean_files(own: &OwnRequests, attempts: u32) -> Result<(), Deleted
     for instance in uncleaned {
         let Ok(uuid) = instance.uuid() else { continue };
         let ours = instance.host.value().is_none_or(|host| *host == own.backends().settings.host);
-        let had = instance.system_metadata(ATTEMPTS).and_then(|text| text.parse().ok());
-        let had: u32 = had.unwrap_or(0);
+        let had = clean_attempts(&instance);
         if !ours || instance.deleted.get() != Some(&true) || had >= attempts {
             continue;
         }
         let (again, context) = (own.clone(), context.clone());
-        let turn = async move { clean(&again, &context, uuid, instance, had).await };
+        let turn = async move { clean(&again, &context, uuid, instance).await };
         if let Some(Err(error)) = own.dispatcher().if_idle(uuid, turn).await {
             warn!(instance_uuid = %uuid, error = %Chain(&error), "a deleted instance's files are left");
         }
@@ -154,7 +152,6 @@ async fn clean(
     context: &RequestContext,
     uuid: Uuid,
     mut instance: Instance,
-    had: u32,
 ) -> Result<(), DeletedError> {
     let on = own.backends();
     // A domain may still write to them.
@@ -162,12 +159,10 @@ async fn clean(
         return Ok(());
     }
     let removed = on.images.remove_directory(uuid).await;
-    if removed.is_ok() {
-        instance.cleaned.set(true);
+    match removed {
+        Ok(()) => note_cleaned(&mut instance),
+        Err(_) => note_clean_attempt(&mut instance),
     }
-    instance.system_metadata.update(|metadata| {
-        metadata.insert(ATTEMPTS.to_owned(), Some((had + 1).to_string()));
-    });
     own.upkeep().save_deleted(context, &mut instance).await?;
     Ok(removed.map_err(StepError::from)?)
 }
@@ -248,7 +243,7 @@ mod tests {
         world.images.fail_once_at(ImageCall::RemoveDirectory);
         clean_files(&own, 5).await.unwrap();
         let record = world.records.all().remove(0);
-        assert_eq!(record.system_metadata(ATTEMPTS), Some("1"));
+        assert_eq!(record.system_metadata("clean_attempts"), Some("1"));
         assert_ne!(record.cleaned.get(), Some(&true));
         clean_files(&own, 1).await.unwrap();
         assert!(world.images.has_directory(UUID).await.unwrap(), "one attempt too many");

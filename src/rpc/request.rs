@@ -39,7 +39,7 @@ pub enum Request {
     Events(Vec<InstanceEvent>),
 }
 
-/// A request that changes nothing.
+/// A request that changes no instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
     ConsoleOutput {
@@ -71,6 +71,7 @@ pub enum Question {
         guest: GuestFacts,
     },
     HostUptime,
+    SetHostEnabled(bool),
 }
 
 impl Question {
@@ -83,7 +84,7 @@ impl Question {
             | Self::ValidateConsolePort { uuid, .. }
             | Self::Diagnostics { uuid, .. }
             | Self::LegacyDiagnostics { uuid, .. } => Some(*uuid),
-            Self::HostUptime => None,
+            Self::HostUptime | Self::SetHostEnabled(_) => None,
         }
     }
 }
@@ -135,6 +136,7 @@ pub const METHODS: &[Method] = &[
     method("get_diagnostics", &["instance"], &[]),
     method("get_instance_diagnostics", &["instance"], &[]),
     method("get_host_uptime", &[], &[]),
+    method("set_host_enabled", &["enabled"], &[]),
     method("external_instance_event", &["instances", "events"], &[]),
 ];
 
@@ -186,7 +188,6 @@ pub const ABSENT: &[&str] = &[
     "revert_snapshot_based_resize_at_dest",
     "rollback_live_migration_at_destination",
     "set_admin_password",
-    "set_host_enabled",
     "shelve_instance",
     "shelve_offload_instance",
     "snapshot_instance",
@@ -282,6 +283,9 @@ pub fn is_question(name: &str) -> bool {
 fn decode_question(name: &str, mut args: Map<String, Value>) -> Result<Question, Fault> {
     if name == "get_host_uptime" {
         return Ok(Question::HostUptime);
+    }
+    if name == "set_host_enabled" {
+        return Ok(Question::SetHostEnabled(flag(&args, "enabled")?));
     }
     let instance: Instance = take(&mut args, "instance")?;
     let uuid = instance.uuid().map_err(|error| object_fault(&error))?;

@@ -237,6 +237,10 @@ impl Server {
                 Ok(diagnostics::legacy_diagnostics(&counters).into())
             }
             Question::HostUptime => query::host_uptime().await.map(Value::from).map_err(fault),
+            Question::SetHostEnabled(enabled) => {
+                on.claims.set_enabled(context, enabled).await;
+                Ok(Value::from(if enabled { "enabled" } else { "disabled" }))
+            }
         }
     }
 }

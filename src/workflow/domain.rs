@@ -22,6 +22,9 @@ use crate::network::Vif;
 /// own tools and guests look for it.
 pub const NOVA_VERSION: &str = "33.0.2";
 
+/// Properties that an image left to the agent, and how it decided.
+pub type ImageDefaults = BTreeMap<String, Option<String>>;
+
 /// The disks and boot files of a guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestDisks {
@@ -110,22 +113,31 @@ pub struct Parts<'a> {
     pub vifs: &'a [Vif],
 }
 
-/// Defines a new instance's domain from its parts, and notes with the instance what hardware its
-/// image left open: it must not change when the configuration does.
+/// Defines a new instance's domain from its parts. Gives what hardware its image left open, as
+/// properties of the image: it must not change when the configuration does.
 /// nova: virt/libvirt/driver.py, `_register_undefined_instance_details`
-pub async fn define_new(instance: &mut Instance, parts: Parts<'_>, on: &Backends) -> StepResult {
+pub async fn define_new(
+    instance: &mut Instance,
+    parts: Parts<'_>,
+    on: &Backends,
+) -> Result<ImageDefaults, StepError> {
     let log = on.images.console_log(instance.uuid()?);
     let input = input(instance, parts, &on.settings, log, None)?;
     let spec = guest::domain_spec(&input)?;
     let defaults = guest::image_defaults(&input)?;
     block_devices::note_defaults(instance, &input.disks, &spec.disks);
+    instance.vcpu_model.set(Some(vcpu_model(&spec.cpu)));
+    on.hypervisor.define(&spec).await?;
+    Ok(defaults.into_iter().map(|(property, value)| (property.to_owned(), value)).collect())
+}
+
+/// Notes them with the instance, where its image doesn't say otherwise.
+pub fn keep_defaults(instance: &mut Instance, defaults: &ImageDefaults) {
     instance.system_metadata.update(|metadata| {
         for (property, value) in defaults {
-            metadata.entry(format!("image_{property}")).or_insert(value);
+            metadata.entry(format!("image_{property}")).or_insert_with(|| value.clone());
         }
     });
-    instance.vcpu_model.set(Some(vcpu_model(&spec.cpu)));
-    Ok(on.hypervisor.define(&spec).await?)
 }
 
 /// The virtual CPU as the instance's record has it.
@@ -208,6 +220,9 @@ fn facts(
     let uuid = instance.uuid()?;
     let flavor = flavor(instance)?;
     let properties = properties(image);
+    // The metadata tell what the instance's record has of the image, where its disk is at least as
+    // large as the flavor's. nova: objects/instance.py, `get_instance_driver_metadata`
+    let recorded = ImageMeta::from_instance(instance)?;
     Ok(GuestInput {
         uuid,
         name: instance.name(&settings.name_template)?,
@@ -217,10 +232,10 @@ fn facts(
         flavor,
         image: GuestImage {
             id: instance.image_ref().map(str::to_owned),
-            container_format: image.container_format.get().cloned(),
-            disk_format: image.disk_format.get().cloned(),
-            min_disk_gib: count(image.min_disk.get()),
-            min_ram_mib: count(image.min_ram.get()),
+            container_format: recorded.container_format.get().cloned(),
+            disk_format: recorded.disk_format.get().cloned(),
+            min_disk_gib: count(recorded.min_disk.get()),
+            min_ram_mib: count(recorded.min_ram.get()),
             properties,
         },
         os_type: instance.os_type.value().cloned(),

@@ -357,6 +357,29 @@ pub fn shutdown_timeout(instance: &Instance, on: &Backends) -> Duration {
     seconds.map_or(on.settings.shutdown_timeout, Duration::from_secs)
 }
 
+/// In the system metadata: how often the instance's files were to be taken away.
+const CLEAN_ATTEMPTS: &str = "clean_attempts";
+
+/// How often it was tried to take the instance's files away.
+pub fn clean_attempts(instance: &Instance) -> u32 {
+    let recorded = instance.system_metadata(CLEAN_ATTEMPTS).and_then(|text| text.parse().ok());
+    recorded.unwrap_or(0)
+}
+
+/// Notes with the instance that it was tried once more.
+pub fn note_clean_attempt(instance: &mut Instance) {
+    let now = clean_attempts(instance).saturating_add(1).to_string();
+    instance.system_metadata.update(|metadata| {
+        metadata.insert(CLEAN_ATTEMPTS.to_owned(), Some(now));
+    });
+}
+
+/// Notes with the instance that its files are gone. nova: virt/libvirt/driver.py, `cleanup`
+pub fn note_cleaned(instance: &mut Instance) {
+    instance.cleaned.set(true);
+    note_clean_attempt(instance);
+}
+
 /// Now, for a record.
 pub fn now() -> Option<Timestamp> {
     Some(Timestamp::now())

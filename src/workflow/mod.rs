@@ -51,6 +51,7 @@ pub mod resume;
 pub mod seal;
 pub mod serial_ports;
 pub mod spawn;
+mod spawn_failure;
 pub mod sqlite;
 pub mod suspend;
 pub mod terminate;

@@ -76,9 +76,57 @@ pub fn rescheduled(instance: &Instance, raised: Raised) -> Raised {
     raised.wrapped_in(fault)
 }
 
+/// Whether another host may do what failed here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retry {
+    Elsewhere,
+    /// The instance's owner reads why.
+    Never {
+        reason: String,
+    },
+}
+
+/// nova's decision. nova: compute/manager.py, `_build_and_run_instance`
+pub fn retry(fault: &Fault, step: &str) -> Retry {
+    let never = |reason: &str| Retry::Never { reason: reason.to_owned() };
+    match &*fault.class {
+        "NoMoreFixedIps" => never(&format!(
+            "Failed to allocate the network(s) with error {}, not rescheduling.",
+            fault.message
+        )),
+        "ExternalNetworkAttachForbidden"
+        | "VirtualInterfaceCreateException"
+        | "VirtualInterfaceMacAddressException"
+        | "FixedIpInvalidOnHost"
+        | "UnableToAutoAllocateNetwork"
+        | "NetworksWithQoSPolicyNotSupported" => {
+            never("Failed to allocate the network(s), not rescheduling.")
+        }
+        "FlavorDiskTooSmall"
+        | "FlavorMemoryTooSmall"
+        | "ImageNotActive"
+        | "ImageUnacceptable"
+        | "InvalidDiskInfo"
+        | "InvalidDiskFormat"
+        | "CertificateValidationFailed"
+        | "SignatureVerificationError"
+        | "VolumeEncryptionNotSupported"
+        | "InvalidInput"
+        | "RequestedVRamTooHigh"
+        | "BuildAbortException"
+        | "UnexpectedTaskStateError"
+        | "InstanceUnacceptable"
+        | "InvalidBDM" => never(&fault.message),
+        // A guest of this identity is here already: a second one elsewhere would share its ports and
+        // volumes.
+        "InstanceExists" => never(&fault.message),
+        _ if step == "MapBlockDevices" => never("Failure prepping block device."),
+        _ => Retry::Elsewhere,
+    }
+}
+
 /// What nova raises for a build that no host would do. nova: BuildAbortException
-pub fn aborted(instance: &Instance, raised: Raised) -> Raised {
-    let reason = &raised.fault.message;
+pub fn aborted(instance: &Instance, raised: Raised, reason: &str) -> Raised {
     let message = format!("Build of instance {} aborted: {reason}", id(instance));
     let fault = build_fault("BuildAbortException", message, instance, reason);
     raised.wrapped_in(fault)
@@ -130,6 +178,31 @@ mod tests {
         assert_eq!(sent["host_lists"], json!([[{"x": 1}]]));
         assert_eq!(sent["request_spec"], Value::Null);
         assert!(sent.get("limits").is_none() && sent.get("node").is_none());
+    }
+
+    #[test]
+    fn only_what_no_host_would_do_is_not_tried_elsewhere() {
+        let never = |reason: &str| Retry::Never { reason: reason.to_owned() };
+        let no_network = "Failed to allocate the network(s), not rescheduling.";
+        for (fault, step, expected) in [
+            (Fault::libvirt("XML error"), "DefineDomain", Retry::Elsewhere),
+            (Fault::nova("ImageNotFound", "gone"), "FetchImage", Retry::Elsewhere),
+            (Fault::nova("ComputeResourcesUnavailable", "full"), "Claim", Retry::Elsewhere),
+            (Fault::nova("ImageUnacceptable", "no image"), "FetchImage", never("no image")),
+            (Fault::nova("VirtualInterfaceCreateException", "x"), "StartDomain", never(no_network)),
+            (Fault::nova("InstanceExists", "here"), "CheckAbsent", never("here")),
+            (
+                Fault::nova("NovaException", "x"),
+                "MapBlockDevices",
+                never("Failure prepping block device."),
+            ),
+        ] {
+            assert_eq!(retry(&fault, step), expected, "{fault:?}");
+        }
+        let instance = Instance::default();
+        let raised = Raised::new(Fault::nova("ImageUnacceptable", "long"), METHOD, "FetchImage", 6);
+        let raised = aborted(&instance, raised, "short");
+        assert_eq!(raised.fault.message, "Build of instance  aborted: short");
     }
 
     #[test]

@@ -9,19 +9,18 @@ use serde::{Deserialize, Serialize};
 
 use std::path::Path;
 
-use super::domain::{GuestDisks, Parts, define_new};
+use super::domain::{GuestDisks, ImageDefaults, Parts, define_new, keep_defaults};
 use super::engine::{Ending, Stage, Workflow};
-use super::instance::{Subject, cut_power, expecting, now, unless_deleting};
+use super::instance::{Subject, cut_power, expecting, now};
 use super::interfaces::{place_vifs, plug_vifs, unplug_vifs};
-use super::journal::Failure;
 use super::plug_events::{self, Awaited};
-use super::reschedule::{BuildArguments, aborted, rescheduled};
+use super::reschedule::BuildArguments;
+use super::spawn_failure::NETWORK_ALLOCATED;
 use super::{Settings, block_devices, config_drive, domain};
 use super::{StepError, StepResult};
 use crate::hypervisor::spec::DomainSpec;
 use crate::images::cache::check_fits;
 use crate::images::{CachedImage, Disk, ImageRequest};
-use crate::model::class::Class;
 use crate::model::object::{BlockDeviceMapping, ImageMeta, SchedulerLimits};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
@@ -52,10 +51,13 @@ pub struct Build {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spawn {
     pub subject: Subject,
-    build: Build,
-    vifs: Vec<Vif>,
+    pub(super) build: Build,
+    pub(super) vifs: Vec<Vif>,
     base: Option<CachedImage>,
     disks: GuestDisks,
+    /// What the image left open, and the domain was defined with.
+    #[serde(default)]
+    defaults: ImageDefaults,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +82,14 @@ pub enum Step {
 impl Spawn {
     pub fn new(subject: Subject, build: Build) -> Self {
         let subject = subject.with_disks(&build.block_devices);
-        Self { subject, build, vifs: Vec::new(), base: None, disks: GuestDisks::default() }
+        Self {
+            subject,
+            build,
+            vifs: Vec::new(),
+            base: None,
+            disks: GuestDisks::default(),
+            defaults: ImageDefaults::new(),
+        }
     }
 
     #[cfg(test)]
@@ -225,6 +234,9 @@ impl Workflow for Spawn {
                 self.vifs =
                     on.network.allocate(stage.context, instance, &self.build.wanted).await?;
                 place_vifs(instance, &self.vifs);
+                instance.system_metadata.update(|metadata| {
+                    metadata.insert(NETWORK_ALLOCATED.to_owned(), Some("True".to_owned()));
+                });
                 Ok(on.records.save(stage.context, instance, building()).await?)
             }
             Step::MapBlockDevices => {
@@ -297,7 +309,8 @@ impl Workflow for Spawn {
                 let instance = &mut self.subject.instance;
                 let (image, devices) = (&self.build.image_meta, &self.build.block_devices);
                 let parts = Parts { image, devices, disks: &self.disks, vifs: &self.vifs };
-                define_new(instance, parts, on).await
+                self.defaults = define_new(instance, parts, on).await?;
+                Ok(())
             }
             Step::StartDomain => {
                 let awaited = Awaited::of_new(&self.vifs, on);
@@ -311,7 +324,14 @@ impl Workflow for Spawn {
                     self.subject.tell(Action::Create, Phase::End, stage);
                     return Ok(());
                 }
-                self.subject.instance.launched_at.set(now());
+                let instance = &mut self.subject.instance;
+                keep_defaults(instance, &self.defaults);
+                on.records.save(stage.context, instance, building()).await?;
+                instance.launched_at.set(now());
+                // It is for the next host only, and there is none.
+                instance.system_metadata.update(|metadata| {
+                    metadata.remove(NETWORK_ALLOCATED);
+                });
                 self.subject
                     .record(VmState::Active, PowerState::Running, building(), stage)
                     .await?;
@@ -324,32 +344,12 @@ impl Workflow for Spawn {
 
     async fn undo(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
-        if stage.failure.is_some_and(had_resources) {
-            self.subject.tell(Action::Shutdown, Phase::Start, stage);
-        }
         match step {
-            Step::Begin | Step::CheckAbsent | Step::FetchImage => Ok(()),
-            Step::MapBlockDevices => {
-                if self.subject.has_told(Action::Shutdown, Phase::Start) {
-                    self.subject.tell(Action::Shutdown, Phase::End, stage);
-                }
-                Ok(())
-            }
-            Step::Claim => Ok(on.claims.abort(stage.context, &mut self.subject.instance).await?),
-            Step::AllocateNetwork => {
-                let is_shut_down = self.subject.has_told(Action::Shutdown, Phase::End);
-                if let Some(failure) = stage.failure.filter(|_| is_shut_down) {
-                    self.tell_failed(failure, stage);
-                }
-                let (instance, keep) = (&mut self.subject.instance, self.build.wanted.ports());
-                on.network.deallocate(stage.context, instance, &keep).await?;
-                self.vifs.clear();
-                place_vifs(instance, &[]);
-                if self.subject.has_told(Action::Shutdown, Phase::Start) {
-                    self.subject.tell(Action::Shutdown, Phase::End, stage);
-                }
-                Ok(())
-            }
+            Step::Begin | Step::CheckAbsent => Ok(()),
+            Step::Claim => self.give_claim_back(stage).await,
+            Step::AllocateNetwork => self.give_network_back(stage).await,
+            Step::MapBlockDevices => self.count_cleanups(stage).await,
+            Step::FetchImage => Ok(()),
             Step::CreateDirectory => Ok(on.images.remove_directory(uuid).await?),
             // They lie in the directory, which goes next.
             Step::CreateDisk
@@ -370,92 +370,18 @@ impl Workflow for Spawn {
     /// nova's event ends as a success however the build ends: the fault tells what went wrong.
     async fn settle(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
         let claims = &stage.on.claims;
-        let failure = match ending {
+        match ending {
             Ending::Done => {
                 claims.built(stage.context, true).await;
                 claims.note(stage.context, &self.subject.instance).await;
-                return self.subject.settle(ending, stage).await;
+                self.subject.settle(ending, stage).await
             }
             Ending::Stuck(failure) => {
                 claims.built(stage.context, false).await;
                 self.tell_failed(failure, stage);
-                return self.subject.settle(ending, stage).await;
+                self.subject.settle(ending, stage).await
             }
-            Ending::Undone(failure) => failure,
-        };
-        self.tell_failed(failure, stage);
-        // Nothing of it is left here.
-        let instance = &mut self.subject.instance;
-        instance.host.set(None);
-        instance.node.set(None);
-        instance.launched_on.set(None);
-        if failure.cancelled {
-            // The delete that follows owns the states.
-            return self.subject.finish(None, stage).await;
+            Ending::Undone(failure) => self.end_failed(failure, stage).await,
         }
-        claims.built(stage.context, false).await;
-        if failure.class == Class::Reschedule && self.build.arguments.may_retry() {
-            return self.build_elsewhere(failure, stage).await;
-        }
-        claims.release_allocation(stage.context, instance).await?;
-        let raised = self.subject.raised(failure);
-        let (raised, message) = match failure.class {
-            // There is no count of attempts: nobody tries again, and the user reads the reason.
-            Class::Reschedule => {
-                let reason = raised.fault.message.clone();
-                (rescheduled(&self.subject.instance, raised), reason)
-            }
-            _ => {
-                let aborted = aborted(&self.subject.instance, raised);
-                let message = aborted.fault.shown().to_owned();
-                (aborted, message)
-            }
-        };
-        self.subject.record_fault(&raised, &message, stage).await?;
-        let instance = &mut self.subject.instance;
-        instance.vm_state.set(Some(VmState::Error));
-        instance.task_state.set(None);
-        instance.power_state.set(Some(PowerState::NoState.number()));
-        self.subject.save_end(unless_deleting(), stage).await?;
-        self.subject.finish(None, stage).await
-    }
-}
-
-/// Whether the build had come so far that nova shuts the guest down after the failure: it had its
-/// network, or was getting it. nova: compute/manager.py, _build_resources
-fn had_resources(failure: &Failure) -> bool {
-    let number = |wanted| Spawn::STEPS.iter().position(|step| *step == wanted).map(|at| at + 1);
-    let at = Some(failure.number);
-    at > number(Step::MapBlockDevices) || at == number(Step::AllocateNetwork)
-}
-
-impl Spawn {
-    /// Notifies that the build failed: nova does so when the instance has left the host, and before
-    /// it loses its network.
-    fn tell_failed(&mut self, failure: &Failure, stage: &Stage<'_>) {
-        let raised = self.subject.raised(failure);
-        let here = (self.subject.instance.host.clone(), self.subject.instance.node.clone());
-        self.subject.instance.host.load(Some(None));
-        self.subject.instance.node.load(Some(None));
-        let details = Details { raised: Some(&raised), ..Details::default() };
-        self.subject.tell_of(Action::Create, Phase::Error, details, stage);
-        (self.subject.instance.host, self.subject.instance.node) = here;
-    }
-
-    /// Hands the build back: the conductor tries the hosts that are left, and tells the user when
-    /// there is none. The allocation goes first: the next host may be this one's neighbour in the
-    /// same project's quota, and claims its own.
-    async fn build_elsewhere(&mut self, failure: &Failure, stage: &Stage<'_>) -> StepResult {
-        let instance = &mut self.subject.instance;
-        instance.task_state.set(Some(TaskState::Scheduling));
-        if !self.subject.save_end(unless_deleting(), stage).await? {
-            // What is being deleted isn't built anywhere.
-            return self.subject.finish(None, stage).await;
-        }
-        let instance = &mut self.subject.instance;
-        stage.on.claims.release_allocation(stage.context, instance).await?;
-        let args = self.build.arguments.build_instances(instance, failure);
-        stage.on.scheduling.build_elsewhere(stage.context, args).await?;
-        self.subject.finish(None, stage).await
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StepResult;
 use super::engine::{Ending, Stage, Workflow};
-use super::instance::{Subject, cut_power, now};
+use super::instance::{Subject, cut_power, note_cleaned, now};
 use super::interfaces::{place_vifs, unplug_vifs};
 use crate::model::class::Class;
 use crate::model::state::{PowerState, TaskState, VmState};
@@ -69,11 +69,12 @@ impl Workflow for Terminate {
             Step::UnplugVifs => unplug_vifs(&self.subject.instance, on).await,
             Step::RemoveDirectory => {
                 on.images.remove_directory(uuid).await?;
-                // Saved with the rest. nova: `_run_pending_deletes` looks for those that aren't.
-                self.subject.instance.cleaned.set(true);
                 Ok(())
             }
             Step::DeallocateNetwork => {
+                if !self.subject.has_told(Action::Shutdown, Phase::End) {
+                    self.save_cleaned(stage).await?;
+                }
                 self.deallocate_network(stage).await?;
                 self.subject.tell(Action::Shutdown, Phase::End, stage);
                 Ok(())
@@ -126,11 +127,22 @@ impl Terminate {
     /// Takes away everything of the instance but its record, and tells nobody: for one that is deleted
     /// on record already. nova: compute/manager.py, `_shutdown_instance` with `notify=False`
     pub async fn clear_host(&mut self, stage: &Stage<'_>) -> StepResult {
-        for step in [Step::CutPower, Step::UndefineDomain, Step::UnplugVifs, Step::RemoveDirectory]
-        {
+        for step in [Step::CutPower, Step::UndefineDomain, Step::UnplugVifs] {
             self.apply(step, stage).await?;
         }
+        stage.on.images.remove_directory(self.subject.uuid()?).await?;
         self.deallocate_network(stage).await
+    }
+
+    /// Saves that nothing of it is left on the disk. nova: `_run_pending_deletes` looks for others.
+    async fn save_cleaned(&mut self, stage: &Stage<'_>) -> StepResult {
+        let instance = &mut self.subject.instance;
+        note_cleaned(instance);
+        match stage.on.records.save(stage.context, instance, Expected::Any).await {
+            // An earlier attempt got as far as the end.
+            Err(error) if error.class() == Class::Absent => Ok(()),
+            saved => Ok(saved?),
+        }
     }
 
     async fn deallocate_network(&mut self, stage: &Stage<'_>) -> StepResult {

@@ -46,9 +46,12 @@ def records(world, server):
     metadata = world.records.rows("select `key`, value from instance_system_metadata where instance_uuid = %s and deleted = 0",
                                   server)
     cache = world.records.rows("select network_info from instance_info_caches where instance_uuid = %s", server)
+    system = {row["key"]: row["value"] for row in metadata}
+    if system.get("boot_roles"):  # a set, in the order in which keystone happened to name them
+        system["boot_roles"] = ",".join(sorted(system["boot_roles"].split(",")))
     return {
         "instance": found[0],
-        "system_metadata": {row["key"]: row["value"] for row in metadata},
+        "system_metadata": system,
         "disks": world.records.rows(f"select {DISK} from block_device_mapping where instance_uuid = %s order by id", server),
         "interfaces": world.records.rows("select tag, deleted != 0 as deleted from virtual_interfaces where instance_uuid = %s "
                                          "order by id", server),

@@ -34,8 +34,9 @@ def host_facts(world, host):
         return found
 
     node = world.records.rows("select * from compute_nodes where host = %s and deleted = 0", host)[0]
+    # nova-compute writes the initial allocation ratios first, and those of its configuration a minute later.
     for column in ("id", "service_id", "created_at", "updated_at", "deleted_at", "disk_available_least", "free_disk_gb",
-                   "local_gb_used"):
+                   "local_gb_used", "cpu_allocation_ratio", "ram_allocation_ratio", "disk_allocation_ratio"):
         node.pop(column)
     for column in ("cpu_info", "supported_instances", "stats", "numa_topology", "pci_stats", "metrics"):
         node[column] = ordered(json.loads(node[column])) if node[column] else None
@@ -54,7 +55,8 @@ def host_facts(world, host):
         "hypervisor": hypervisor("2.96"), "hypervisor in 2.87": old, "node": node,
         "provider": {key: provider[key] for key in ("uuid", "name", "root_provider_uuid", "parent_provider_uuid")},
         "inventories": placement.get(f"{base}/inventories")["inventories"],
-        "traits": {trait: True for trait in placement.get(f"{base}/traits")["traits"]},
+        # The scheduler of the next release asks for OWNER_NOVA, so the agent always sets it.
+        "traits": {trait: True for trait in placement.get(f"{base}/traits")["traits"] if trait != "OWNER_NOVA"},
         "aggregates": placement.get(f"{base}/aggregates")["aggregates"],
         "compute_id": world.hosts[host].run("cat", "/var/lib/nova/compute_id").strip(),
     }
