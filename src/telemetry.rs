@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::fmt::format::{JsonFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields, MakeWriter};
@@ -175,6 +176,12 @@ fn build(
             tracing_journald::Layer::new()
                 .map_err(TelemetryError::Journald)?
                 .with_field_prefix(None)
+                .with_priority_mappings(PriorityMappings {
+                    // As syslog(3) has them; the crate's own are one higher from here on.
+                    info: Priority::Informational,
+                    debug: Priority::Debug,
+                    ..PriorityMappings::new()
+                })
                 .with_syslog_identifier("hypernova".to_owned()),
         ),
     };

@@ -8,10 +8,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use hypernova::agent::preview_settings;
+use hypernova::config::Config;
+use hypernova::config::files::Files;
 use hypernova::hypervisor::guest::*;
 use hypernova::hypervisor::libvirt::xml::domain_xml;
 use hypernova::hypervisor::spec::*;
-use serde_json::Value;
+use hypernova::images::Disk;
+use hypernova::model::object::{BlockDeviceMapping, Flavor, ImageMeta, Instance, VersionedObject};
+use hypernova::workflow::Settings;
+use hypernova::workflow::block_devices::{ec2_mapping, guest_disks, name_devices, note_defaults};
+use hypernova::workflow::domain::GuestDisks;
+use serde_json::{Value, json};
 
 const UUID: &str = "c096fd3f-811e-4ddd-8fca-f0fd75012396";
 const IMAGE: &str = "9ac5fd6a-073c-423e-8bb6-9593064b906d";
@@ -29,9 +37,80 @@ fn strings(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(text).collect()
 }
 
-fn disk(role: DiskRole, file: &str, format: &str) -> GuestDisk {
-    let path = format!("/var/lib/nova/instances/{UUID}/{file}").into();
-    GuestDisk { role, path, format: format.into(), io: None, device_name: None, bus: None }
+fn file(name: &str, format: &str) -> Disk {
+    let path = format!("/var/lib/nova/instances/{UUID}/{name}").into();
+    Disk { path, format: format.into() }
+}
+
+/// The case's flavor and names on an instance's record.
+fn instance(case: &Value) -> Instance {
+    let mut flavor = Flavor::default();
+    let number = |key: &str| Some(case["flavor"][key].as_i64().unwrap_or(0));
+    flavor.ephemeral_gb.load(number("ephemeral_gb"));
+    flavor.swap.load(number("swap"));
+    for field in [&mut flavor.root_gb, &mut flavor.memory_mb, &mut flavor.vcpus] {
+        field.load(Some(1));
+    }
+    let mut instance = Instance::default();
+    instance.uuid.load(Some(UUID.parse().unwrap()));
+    instance.id.load(Some(2));
+    instance.root_device_name.load(Some(text(&case["root_device_name"])));
+    instance.flavor.load(Some(flavor));
+    instance
+}
+
+fn mappings(case: &Value) -> Vec<BlockDeviceMapping> {
+    let mapping = |asked: &Value| {
+        let mut mapping = BlockDeviceMapping::default();
+        for (key, value) in [
+            ("source_type", json!("blank")),
+            ("destination_type", json!("local")),
+            ("device_type", json!("disk")),
+            ("boot_index", json!(-1)),
+        ] {
+            mapping.load_field(key, &value).unwrap();
+        }
+        for (key, value) in asked.as_object().unwrap() {
+            mapping.load_field(key, value).unwrap();
+        }
+        mapping
+    };
+    case["bdms"].as_array().into_iter().flatten().map(mapping).collect()
+}
+
+fn settings(case: &Value) -> Settings {
+    let mut settings = preview_settings(&Config::from_files(&Files::default()).unwrap()).unwrap();
+    settings.guest = options(&case["options"]);
+    settings.preallocate_space = case["options"]["preallocate_images"] == "space";
+    settings
+}
+
+/// The image of a case that names devices.
+fn image(case: &Value) -> ImageMeta {
+    let mut image = json!({"id": IMAGE, "properties": case["image"]["properties"]});
+    if let Some(format) = case["image"]["disk_format"].as_str() {
+        image["disk_format"] = json!(format);
+    }
+    ImageMeta::from_image_dict(&image).unwrap()
+}
+
+/// The disks of a case, as the agent makes them of its mappings. Those that have no names yet get
+/// them first, as in a build.
+fn disks(case: &Value) -> Vec<GuestDisk> {
+    let (mut instance, mut devices, settings) = (instance(case), mappings(case), settings(case));
+    if !devices.is_empty() && case["named"] != true {
+        name_devices(&mut instance, &image(case), &mut devices, &settings).unwrap();
+    }
+    let raw = case["options"]["images_type"] == "raw";
+    let format = if raw { "raw" } else { "qcow2" };
+    let blank = hypernova::workflow::block_devices::wanted(&instance, &devices).unwrap();
+    let found = GuestDisks {
+        root: Some(file("disk", format)),
+        blank: blank.iter().map(|wanted| file(&wanted.file, format)).collect(),
+        config_drive: (case["config_drive"] == true).then(|| file("disk.config", "raw")),
+        ..GuestDisks::default()
+    };
+    guest_disks(&instance, &devices, &found, &settings).unwrap()
 }
 
 fn vif(index: usize, kind: &str) -> GuestVif {
@@ -66,6 +145,7 @@ fn options(asked: &Value) -> GuestOptions {
         disk_cachemodes: strings(&asked["disk_cachemodes"]),
         hw_disk_discard: text(&asked["hw_disk_discard"]),
         disk_prefix: text(&asked["disk_prefix"]),
+        config_drive_format: text(&asked["config_drive_format"]).unwrap_or("iso9660".into()),
         num_pcie_ports: number("num_pcie_ports").unwrap_or(0),
         mem_stats_period_seconds: number("mem_stats_period_seconds").unwrap_or(10),
         tb_cache_size: number("tb_cache_size"),
@@ -95,17 +175,7 @@ fn input(case: &Value) -> GuestInput {
         vcpus: number("vcpus", 1),
         extra_specs: pairs(&flavor["extra_specs"]),
     };
-    let mut disks = vec![disk(DiskRole::Root, "disk", "qcow2")];
-    if flavor.ephemeral_gib > 0 {
-        disks.push(disk(DiskRole::Local, "disk.local", "qcow2"));
-    }
-    if flavor.swap_mib > 0 {
-        disks.push(disk(DiskRole::Swap, "disk.swap", "qcow2"));
-    }
-    if case["config_drive"] == true {
-        disks.push(disk(DiskRole::ConfigDrive, "disk.config", "raw"));
-    }
-    let file = |name: &str| format!("/var/lib/nova/instances/{UUID}/{name}").into();
+    let file = |name: &str| file(name, "").path;
     let kinds = match &case["vifs"] {
         Value::Null => vec!["ethernet".to_owned()],
         kinds => strings(kinds),
@@ -129,7 +199,8 @@ fn input(case: &Value) -> GuestInput {
         os_type: text(&case["os_type"]),
         user: Some(("2c54c6dfca9049f897e04257c950bf4c".into(), "admin".into())),
         project: Some(("1636986d9ad64a04986c679176c6d90f".into(), "admin".into())),
-        disks,
+        disks: disks(case),
+        root_device_name: text(&case["root_device_name"]),
         kernel: (case["kernel"] == true)
             .then(|| GuestKernel { kernel: file("kernel"), ramdisk: Some(file("ramdisk")) }),
         vifs: kinds.iter().enumerate().map(|(index, kind)| vif(index, kind)).collect(),
@@ -185,6 +256,43 @@ fn domains_are_novas_own() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What nova writes back to block device mappings, and tells guests of them.
+#[test]
+fn device_names_are_novas_own() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/domain");
+    let cases: Value =
+        serde_json::from_str(&fs::read_to_string(directory.join("cases.json")).unwrap()).unwrap();
+    let mut seen = 0;
+    for case in cases.as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let Ok(golden) = fs::read_to_string(directory.join(format!("{name}.json"))) else {
+            continue;
+        };
+        let golden: Value = serde_json::from_str(&golden).unwrap();
+        let (mut instance, mut devices, settings) =
+            (instance(case), mappings(case), settings(case));
+        name_devices(&mut instance, &image(case), &mut devices, &settings).unwrap();
+        assert_eq!(text(&golden["root_device_name"]).as_ref(), instance.root_device_name.value());
+        let named: Vec<Value> = devices
+            .iter()
+            .map(|device| {
+                json!({
+                    "device_name": device.device_name.value(),
+                    "disk_bus": device.disk_bus.value(),
+                    "device_type": device.device_type.value().map(|kind| kind.as_str()),
+                })
+            })
+            .collect();
+        assert_eq!(golden["bdms"], Value::Array(named), "{name}");
+        let input = input(case);
+        note_defaults(&mut instance, &input.disks, &domain_spec(&input).unwrap().disks);
+        let ec2: BTreeMap<String, String> = ec2_mapping(&instance, &devices).into_iter().collect();
+        assert_eq!(golden["ec2"], json!(ec2), "{name}");
+        seen += 1;
+    }
+    assert!(seen >= 7, "only {seen} cases have names");
 }
 
 /// Each thing not done here is refused with nova's name for it.

@@ -56,7 +56,9 @@ fn recorded() -> GuestInput {
             io: None,
             device_name: None,
             bus: None,
+            device_type: None,
         }],
+        root_device_name: None,
         kernel: None,
         vifs: vec![GuestVif {
             source: InterfaceSource::Ethernet,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod images_ageing;
+mod images_blank;
 #[path = "images_support/mod.rs"]
 mod support;
 

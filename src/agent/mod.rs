@@ -193,7 +193,9 @@ pub async fn serve(
         snapshots: limit(config.default_.max_concurrent_snapshots),
     };
     let dispatcher = Dispatcher::new(plane.backends, journal.clone(), metrics.clone(), limits);
-    let socket = LocalServer::listen(&config.hypernova.socket).await?;
+    let socket =
+        LocalServer::listen(&config.hypernova.socket, config.hypernova.socket_group.as_deref())
+            .await?;
     dispatcher.prune().await?;
     relearn(dispatcher.backends()).await;
     let resumed = dispatcher.resume().await?;

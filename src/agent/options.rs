@@ -12,6 +12,7 @@ use crate::hypervisor::HostInfo;
 use crate::hypervisor::guest::{GuestHost, GuestOptions, SpiceServer};
 use crate::hypervisor::libvirt::LibvirtOptions;
 use crate::hypervisor::spec::SpiceOptions;
+use crate::images::blank::FileSystems;
 use crate::images::config_disk::ConfigDriveFormat;
 use crate::images::qemu_img::QemuImg;
 use crate::images::sink::ImageSink;
@@ -29,6 +30,7 @@ use crate::rpc::transport_url::TransportUrl;
 use crate::rpc::watchdog::Watchdog;
 use crate::workflow::plug_events::PlugSettings;
 use crate::workflow::serial_ports::SerialPorts;
+use crate::workflow::vendor_data::VendorDataSettings;
 use crate::workflow::{ConsoleSettings, Settings, SnapshotSettings};
 
 /// What `transport_url` is when nobody has set it.
@@ -67,6 +69,9 @@ pub(super) fn images_from(
     options.images_type = config.libvirt.images_type.as_str().to_owned();
     options.use_cow_images = config.default_.use_cow_images;
     options.preallocate_space = preallocates(config);
+    let (format, commands) =
+        (&config.default_.default_ephemeral_format, &config.default_.virt_mkfs);
+    options.file_systems = FileSystems::new(format.as_deref(), commands)?;
     options.mkisofs_cmd = config.default_.mkisofs_cmd.clone();
     options.vmdk_allowed_types = config.compute.vmdk_allowed_types.clone();
     options.config_drive_format = match config.default_.config_drive_format {
@@ -138,6 +143,10 @@ pub(super) fn settings(
                 .clone(),
         },
         dhcp_domain: config.api.dhcp_domain.clone(),
+        vendor_data: VendorDataSettings {
+            providers: config.api.vendordata_providers.clone(),
+            file: config.api.vendordata_jsonfile_path.clone(),
+        },
         shutdown_timeout: config.default_.shutdown_timeout,
         shutdown_retry_interval: config.compute.shutdown_retry_interval,
         soft_reboot_timeout: config.libvirt.wait_soft_reboot_seconds,
@@ -185,6 +194,7 @@ fn guest_options(config: &Config) -> GuestOptions {
         disk_cachemodes: libvirt.disk_cachemodes.clone(),
         hw_disk_discard: libvirt.hw_disk_discard.map(|discard| discard.as_str().to_owned()),
         disk_prefix: libvirt.disk_prefix.clone(),
+        max_disk_devices: u32::try_from(config.compute.max_disk_devices_to_attach).ok(),
         num_pcie_ports: libvirt.num_pcie_ports,
         mem_stats_period_seconds: u32::try_from(libvirt.mem_stats_period_seconds).unwrap_or(0),
         rng_dev_path: libvirt.rng_dev_path.clone(),

@@ -1,7 +1,7 @@
 //! `stop start reboot pause unpause suspend resume`: nova's requests that change a guest's power,
 //! as nova-api sends them. What sets them apart is a table; the rest is the same for all.
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::model::time::Timestamp;
 #[derive(Debug, Clone, Args)]
 pub struct NamesArgs {
     /// The instances: names, uuids, or beginnings of uuids
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", value_hint = ValueHint::Other)]
     pub names: Vec<String>,
 
     /// Don't wait until it is done

@@ -1,6 +1,6 @@
 //! `hypernova boot`: a guest from an image, in one command.
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use serde_json::json;
 
 use super::agent_client::{Agent, AgentRequest};
@@ -18,6 +18,7 @@ use crate::model::time::Timestamp;
 #[derive(Debug, Clone, Args)]
 pub struct BootArgs {
     /// The instance's name; the guest's host name is made of it
+    #[arg(value_hint = ValueHint::Other)]
     pub name: String,
 
     #[command(flatten)]

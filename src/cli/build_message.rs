@@ -129,7 +129,7 @@ impl Build {
             // nova: a string column; the empty one means no.
             "config_drive": if wants_drive { "True" } else { "" },
             "memory_mb": guest.memory, "vcpus": guest.vcpus, "root_gb": guest.disk,
-            "ephemeral_gb": 0, "instance_type_id": 0, "flavor": self.flavor(),
+            "ephemeral_gb": self.ephemeral_gib(), "instance_type_id": 0, "flavor": self.flavor(),
             "os_type": self.property("os_type"),
             "metadata": {}, "system_metadata": self.system_metadata(),
             "info_cache": object("InstanceInfoCache", "1.5", info_cache),
@@ -183,7 +183,7 @@ impl Build {
     }
 
     fn flavor(&self) -> Value {
-        let GuestArgs { memory, vcpus, disk, extra_spec, .. } = &self.guest;
+        let GuestArgs { memory, vcpus, disk, swap, extra_spec, .. } = &self.guest;
         let extra_specs: Map<String, Value> =
             extra_spec.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         let name = format!("{OWNER}-{vcpus}-{memory}-{disk}");
@@ -192,12 +192,16 @@ impl Build {
             "1.2",
             json!({
                 "id": 0, "name": name, "memory_mb": memory, "vcpus": vcpus, "root_gb": disk,
-                "ephemeral_gb": 0, "flavorid": name, "swap": 0, "rxtx_factor": 1.0, "vcpu_weight": 0,
+                "ephemeral_gb": self.ephemeral_gib(), "flavorid": name, "swap": swap, "rxtx_factor": 1.0, "vcpu_weight": 0,
                 "disabled": false, "is_public": true, "extra_specs": extra_specs, "description": null,
                 "created_at": self.now.to_string(), "updated_at": null, "deleted_at": null,
                 "deleted": false,
             }),
         )
+    }
+
+    fn ephemeral_gib(&self) -> u64 {
+        self.guest.ephemeral.iter().map(|disk| u64::from(disk.gib)).sum()
     }
 
     fn keypair(&self, key: &PublicKey) -> Value {
@@ -338,24 +342,36 @@ impl Build {
         list("NetworkRequestList", "1.1", requests)
     }
 
-    /// The root disk, as nova-api describes one that is made from an image.
+    /// The disks, as nova-api describes them: the root from the image, the others blank.
     fn block_devices(&self) -> Value {
-        let root = object(
-            "BlockDeviceMapping",
-            "1.21",
-            json!({
-                "uuid": Uuid::new_v4(), "instance_uuid": self.uuid, "source_type": "image",
-                "destination_type": "local", "guest_format": null, "device_type": "disk",
-                "disk_bus": null, "boot_index": 0, "device_name": null, "delete_on_termination": true,
-                "snapshot_id": null, "volume_id": null, "volume_size": null,
-                "image_id": self.image.id, "no_device": false, "connection_info": null, "tag": null,
-                "attachment_id": null, "volume_type": null, "encrypted": false,
-                "encryption_secret_uuid": null, "encryption_format": null, "encryption_options": null,
-                "created_at": self.now.to_string(), "updated_at": null, "deleted_at": null,
-                "deleted": false,
-            }),
-        );
-        list("BlockDeviceMappingList", "1.18", vec![root])
+        let device = |source: &str, format: Option<&str>, size: Option<u32>| {
+            let is_root = source == "image";
+            object(
+                "BlockDeviceMapping",
+                "1.21",
+                json!({
+                    "uuid": Uuid::new_v4(), "instance_uuid": self.uuid, "source_type": source,
+                    "destination_type": "local", "guest_format": format, "device_type": "disk",
+                    "disk_bus": null, "boot_index": if is_root { 0 } else { -1 },
+                    "device_name": null, "delete_on_termination": true, "snapshot_id": null,
+                    "volume_id": null, "volume_size": size,
+                    "image_id": is_root.then_some(self.image.id), "no_device": false,
+                    "connection_info": null, "tag": null, "attachment_id": null,
+                    "volume_type": null, "encrypted": false, "encryption_secret_uuid": null,
+                    "encryption_format": null, "encryption_options": null,
+                    "created_at": self.now.to_string(), "updated_at": null, "deleted_at": null,
+                    "deleted": false,
+                }),
+            )
+        };
+        let GuestArgs { ephemeral, swap, .. } = &self.guest;
+        let mut devices = vec![device("image", None, None)];
+        let blank = ephemeral.iter().map(|disk| (disk.format.as_deref(), disk.gib));
+        devices.extend(blank.map(|(format, gib)| device("blank", format, Some(gib))));
+        if *swap > 0 {
+            devices.push(device("blank", Some("swap"), Some(*swap)));
+        }
+        list("BlockDeviceMappingList", "1.18", devices)
     }
 
     fn pci_requests(&self) -> Value {

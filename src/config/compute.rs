@@ -14,6 +14,9 @@ section! {
     /// VMDK subtypes that an image may have. Empty: none.
     vmdk_allowed_types: Vec<String> = Opt::list().default("streamOptimized,monolithicSparse");
 
+    /// How many disks a guest may have on a bus; negative: any number. An IDE bus has four.
+    max_disk_devices_to_attach: i64 = Opt::integer(-1, u32::MAX as i64).default("-1");
+
     /// Host CPUs that guests share, such as 0-3,8-11,^2. Unset: all.
     cpu_shared_set: Option<String> = Opt::text();
 

@@ -113,6 +113,14 @@ section! {
     /// Whether images become raw in the cache.
     force_raw_images: bool = Opt::boolean().default("true");
 
+    /// The file system of ephemeral disks: ext2, ext3, ext4, xfs, vfat, ntfs. Unset: by the image's
+    /// os_type, ext4 for linux, ntfs for windows, vfat for others.
+    default_ephemeral_format: Option<String> = Opt::text();
+
+    /// A command that formats ephemeral disks, for an os_type or `default`: linux=mkfs.ext4 -L
+    /// %(fs_label)s -F %(target)s. May be given more than once; no shell reads it.
+    virt_mkfs: Vec<String> = Opt::text().multiple();
+
     /// Whether a disk's space is taken when it is made.
     preallocate_images: Preallocate = Opt::choice(Preallocate::CHOICES).default("none");
 

@@ -53,7 +53,7 @@ enum Kind {
     Original,
     /// `<name>_<bytes>`, made by older novas.
     Resized,
-    /// `<name>.part` and `<name>.converted`: what a fetch that was cut off left.
+    /// `<name>.part` and `<name>.converted`: what a fetch or an mkfs that was cut off left.
     Draft,
     /// `swap_<MiB>`, `ephemeral_<GiB>_<hash>`
     Blank,
@@ -143,10 +143,14 @@ fn kind(name: &str) -> Option<Kind> {
             _ => rest.strip_prefix('_').filter(|size| digits(size)).map(|_| Kind::Resized),
         };
     }
-    let parts: Vec<&str> = name.split('_').collect();
+    let (whole, kind) = match name.strip_suffix(".part") {
+        Some(whole) => (whole, Kind::Draft),
+        None => (name, Kind::Blank),
+    };
+    let parts: Vec<&str> = whole.split('_').collect();
     match parts.as_slice() {
-        ["swap", size] if digits(size) => Some(Kind::Blank),
-        ["ephemeral", size, hash] if digits(size) && hash.len() == 7 => Some(Kind::Blank),
+        ["swap", size] if digits(size) => Some(kind),
+        ["ephemeral", size, hash] if digits(size) && hash.len() == 7 => Some(kind),
         _ => None,
     }
 }
@@ -154,6 +158,7 @@ fn kind(name: &str) -> Option<Kind> {
 /// The name that the file's lock has: that of the image, for what is made of it.
 fn stem(name: &str) -> &str {
     match kind(name) {
+        Some(Kind::Draft) if name.contains('_') => name.strip_suffix(".part").unwrap_or(name),
         Some(Kind::Draft | Kind::Resized) => name.get(..40).unwrap_or(name),
         _ => name,
     }
@@ -192,6 +197,9 @@ mod tests {
             (format!("{hash}.converted"), Some(Kind::Draft)),
             ("swap_512".to_owned(), Some(Kind::Blank)),
             ("ephemeral_1_40d1d2c".to_owned(), Some(Kind::Blank)),
+            ("ephemeral_1_40d1d2c.part".to_owned(), Some(Kind::Draft)),
+            ("swap_512.part".to_owned(), Some(Kind::Draft)),
+            ("swap_512.converted".to_owned(), None),
             (hash.to_uppercase(), None),
             (hash[1..].to_owned(), None),
             (format!("{hash}.bak"), None),
@@ -202,6 +210,8 @@ mod tests {
             assert_eq!(kind(&name), expected, "{name}");
         }
         assert_eq!(stem(&format!("{hash}_1")), hash);
+        assert_eq!(stem(&format!("{hash}.part")), hash);
         assert_eq!(stem("swap_512"), "swap_512");
+        assert_eq!(stem("swap_512.part"), "swap_512");
     }
 }

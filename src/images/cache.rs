@@ -34,9 +34,9 @@ const WATCH: Duration = Duration::from_millis(500);
 
 /// The cache of one instances directory.
 pub struct Cache {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     source: Arc<dyn ImageSource>,
-    locks: Arc<Locks>,
+    pub(super) locks: Arc<Locks>,
     qemu_img: QemuImg,
     policy: Policy,
     /// `force_raw_images`
@@ -44,7 +44,7 @@ pub struct Cache {
     patience: Patience,
     /// Shared by who looks an image up, alone for who removes one: what was found stays, until the
     /// next look at when it was found.
-    removal: Arc<RwLock<()>>,
+    pub(super) removal: Arc<RwLock<()>>,
 }
 
 impl Cache {

@@ -69,8 +69,8 @@ pub struct ConfigDriveFacts {
     pub devices: Vec<Device>,
     pub dedicated_cpus: Vec<u32>,
     pub vifs: Vec<VifData>,
-    /// What `vendor_data.json` holds; nova's default is an empty map.
-    pub vendor_data: Map<String, Value>,
+    /// What `vendor_data.json` holds, nova's default is an empty map; `None`: it isn't there.
+    pub vendor_data: Option<Value>,
     pub ec2: Ec2Facts,
 }
 
@@ -132,14 +132,16 @@ pub fn config_drive_files(facts: &ConfigDriveFacts) -> ConfigDriveFiles {
         if let Some(user_data) = &facts.user_data {
             add("user_data", user_data.clone());
         }
-        if version >= Version::Havana {
-            add("vendor_data.json", bytes(&facts.vendor_data));
+        if let Some(vendor_data) = facts.vendor_data.as_ref().filter(|_| version >= Version::Havana)
+        {
+            add("vendor_data.json", bytes(vendor_data));
         }
         if version >= Version::Liberty {
             add("network_data.json", bytes(&network));
         }
         if version >= Version::Newton2 {
-            add("vendor_data2.json", bytes(&json!({ "static": facts.vendor_data })));
+            let all = facts.vendor_data.as_ref().map(|data| json!({ "static": data }));
+            add("vendor_data2.json", bytes(&all.unwrap_or_else(|| json!({}))));
         }
     }
     for (index, (_, content)) in facts.files.iter().enumerate() {
@@ -294,6 +296,7 @@ mod tests {
             flavor_name: Some("m1.tiny".into()),
             random_seed: (0..=255).chain(0..=255).collect(),
             vifs: vec![static_vif()],
+            vendor_data: Some(json!({})),
             ec2: Ec2Facts {
                 ami_id: Some("ami-00000002".into()),
                 instance_id: Some("i-00000001".into()),

@@ -11,9 +11,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use super::blank::FileSystems;
+use super::blank_disks::check_name;
 use super::cache::{check_fits, file_name};
+use super::files::io_error;
 use super::{
-    Aged, Ageing, CachedImage, ConfigDriveFiles, Disk, ImageError, ImageRequest, Images, Progress,
+    Aged, Ageing, Blank, CachedImage, ConfigDriveFiles, Disk, ImageError, ImageRequest, Images,
+    Progress,
 };
 use crate::model::context::RequestContext;
 
@@ -26,6 +30,7 @@ pub enum ImageCall {
     Cache,
     CreateDirectory,
     CreateRoot,
+    CreateBlank,
     CreateBootFile,
     CreateConfigDrive,
     Disks,
@@ -262,6 +267,23 @@ impl Images for FakeImages {
                 existing_base(world, base)?;
                 self.add(world, instance, &disk)?;
             }
+            Ok(disk)
+        })
+    }
+
+    async fn create_blank(
+        &self,
+        instance: Uuid,
+        name: &str,
+        blank: &Blank,
+    ) -> Result<Disk, ImageError> {
+        self.act(ImageCall::CreateBlank, |world| {
+            check_name(name)?;
+            let path = self.path(instance).join(name);
+            blank.size_bytes().map_err(|error| io_error("size", &path, error))?;
+            FileSystems::default().recipe(blank)?;
+            let disk = Disk { path, format: "qcow2".into() };
+            self.add(world, instance, &disk)?;
             Ok(disk)
         })
     }

@@ -6,6 +6,8 @@
 
 pub mod ageing;
 pub mod backend;
+pub mod blank;
+pub mod blank_disks;
 pub mod cache;
 pub mod checksum;
 pub mod child;
@@ -41,6 +43,7 @@ use crate::model::class::Class;
 use crate::model::context::RequestContext;
 
 pub use ageing::{Aged, Ageing};
+pub use blank::Blank;
 
 /// An image that a build asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +161,18 @@ pub trait Images: Send + Sync {
         size_gib: u64,
     ) -> Result<Disk, ImageError>;
 
+    /// Makes the blank disk `name`: `disk.local`, `disk.swap`, `disk.eph0`, … A repeat keeps a
+    /// finished disk and replaces a half-made one.
+    ///
+    /// # Errors
+    /// `Unsupported` for a file system that no request may name.
+    async fn create_blank(
+        &self,
+        instance: Uuid,
+        name: &str,
+        blank: &Blank,
+    ) -> Result<Disk, ImageError>;
+
     /// Copies a cached kernel or ramdisk to the instance directory as `name`.
     async fn create_boot_file(
         &self,
@@ -173,7 +188,7 @@ pub trait Images: Send + Sync {
         files: &ConfigDriveFiles,
     ) -> Result<Disk, ImageError>;
 
-    /// The disks of an instance as `disk.info` has them.
+    /// The disks of an instance as `disk.info` has them, of those that are there.
     async fn disks(&self, instance: Uuid) -> Result<Vec<Disk>, ImageError>;
 
     /// Looks through the cache: what is in use is marked so, and what has been unused for long

@@ -17,6 +17,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::backend::{Backend, preallocate};
+use super::blank::{Blank, FileSystems};
 use super::cache::{Cache, check_fits, gib_to_bytes};
 use super::config_disk::{ConfigDisk, ConfigDriveFormat};
 use super::fetch::Patience;
@@ -53,6 +54,8 @@ pub struct StoreOptions {
     pub config_drive_publisher: String,
     /// `[compute] vmdk_allowed_types`
     pub vmdk_allowed_types: Vec<String>,
+    /// `[DEFAULT] default_ephemeral_format` and `virt_mkfs`
+    pub file_systems: FileSystems,
     /// Limits and deadlines of `qemu-img`.
     pub qemu_img: QemuImg,
     /// Retries and timeouts of a fetch.
@@ -72,6 +75,7 @@ impl StoreOptions {
             config_drive_format: ConfigDriveFormat::Iso9660,
             config_drive_publisher: "OpenStack Nova 33.0.2".into(),
             vmdk_allowed_types: Policy::default().vmdk_allowed_types,
+            file_systems: FileSystems::default(),
             qemu_img: QemuImg::default(),
             patience: Patience::default(),
         }
@@ -82,10 +86,11 @@ impl StoreOptions {
 pub struct HostImages {
     instances: PathBuf,
     locks: Arc<Locks>,
-    cache: Cache,
-    backend: Backend,
-    qemu_img: QemuImg,
-    preallocate_space: bool,
+    pub(super) cache: Cache,
+    pub(super) backend: Backend,
+    pub(super) file_systems: FileSystems,
+    pub(super) qemu_img: QemuImg,
+    pub(super) preallocate_space: bool,
     config_disk: ConfigDisk,
     /// One writer of an instance's directory at a time.
     writers: Mutex<HashMap<Uuid, Weak<tokio::sync::Mutex<()>>>>,
@@ -119,6 +124,7 @@ impl HostImages {
             locks,
             cache,
             backend,
+            file_systems: options.file_systems,
             qemu_img: options.qemu_img,
             preallocate_space: options.preallocate_space,
             config_disk: ConfigDisk {
@@ -136,7 +142,7 @@ impl HostImages {
     }
 
     /// The instance's directory if it is one: a symbolic link could lead anywhere.
-    async fn existing_directory(&self, instance: Uuid) -> Result<PathBuf, ImageError> {
+    pub(super) async fn existing_directory(&self, instance: Uuid) -> Result<PathBuf, ImageError> {
         let path = self.directory(instance);
         if blocking("look up", &path, |path| Ok(path.symlink_metadata()?.is_dir())).await? {
             Ok(path)
@@ -161,7 +167,7 @@ impl HostImages {
         }
     }
 
-    async fn writer(&self, instance: Uuid) -> tokio::sync::OwnedMutexGuard<()> {
+    pub(super) async fn writer(&self, instance: Uuid) -> tokio::sync::OwnedMutexGuard<()> {
         let lock = {
             let mut map = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
             map.retain(|_, lock| lock.strong_count() > 0);
@@ -179,9 +185,13 @@ impl HostImages {
 
     /// Lists a finished draft in `disk.info`, then puts it in place: a disk that is there is
     /// always listed, as nova has it too.
-    async fn finish(&self, draft: &Path, disk: &Disk) -> Result<(), ImageError> {
+    pub(super) async fn finish(&self, draft: &Path, disk: &Disk) -> Result<(), ImageError> {
         self.record(disk).await?;
-        let to = disk.path.clone();
+        self.place(draft, &disk.path).await
+    }
+
+    async fn place(&self, draft: &Path, path: &Path) -> Result<(), ImageError> {
+        let to = path.to_owned();
         blocking("replace", draft, move |draft| replace(draft, &to)).await
     }
 
@@ -191,12 +201,13 @@ impl HostImages {
         blocking("write disk.info of", &directory, move |dir| disk_info::record(dir, &disk)).await
     }
 
-    /// A root disk that is there already. It may hold a guest's data, so it is never made anew,
-    /// whoever made it; its format is what `disk.info` has, and never what its content looks like.
-    async fn finished_root(
+    /// A disk that is there already. It may hold a guest's data, so it is never made anew, whoever
+    /// made it; its format is what `disk.info` has, and never what its content looks like. `made_as`:
+    /// the format that this agent makes it in, if it isn't listed.
+    pub(super) async fn finished(
         &self,
         path: &Path,
-        base: &CachedImage,
+        made_as: &str,
     ) -> Result<Option<Disk>, ImageError> {
         if !blocking("look up", path, |path| path.try_exists()).await? {
             return Ok(None);
@@ -206,11 +217,7 @@ impl HostImages {
         if let Some(disk) = listed.into_iter().find(|disk| disk.path == path) {
             return Ok(Some(disk));
         }
-        let format = match self.backend {
-            Backend::Qcow2 => "qcow2".to_owned(),
-            Backend::Flat => base.format.clone(),
-        };
-        let disk = Disk { path: path.to_owned(), format };
+        let disk = Disk { path: path.to_owned(), format: made_as.to_owned() };
         self.record(&disk).await?;
         Ok(Some(disk))
     }
@@ -267,7 +274,11 @@ impl Images for HostImages {
         check_fits(base, size_gib)?;
         let path = self.directory(instance).join("disk");
         let _writer = self.writer(instance).await;
-        if let Some(disk) = self.finished_root(&path, base).await? {
+        let made_as = match self.backend {
+            Backend::Qcow2 => "qcow2",
+            Backend::Flat => base.format.as_str(),
+        };
+        if let Some(disk) = self.finished(&path, made_as).await? {
             return Ok(disk);
         }
         self.existing_base(base).await?;
@@ -293,6 +304,15 @@ impl Images for HostImages {
         Ok(disk)
     }
 
+    async fn create_blank(
+        &self,
+        instance: Uuid,
+        name: &str,
+        blank: &Blank,
+    ) -> Result<Disk, ImageError> {
+        self.make_blank(instance, name, blank).await
+    }
+
     async fn create_boot_file(
         &self,
         instance: Uuid,
@@ -314,7 +334,7 @@ impl Images for HostImages {
                 ImageError::NoSpace { .. } => ImageError::NoSpace { path: directory.clone() },
                 other => other,
             })?;
-        self.finish(&draft.0, &Disk { path: path.clone(), format: "raw".into() }).await?;
+        self.place(&draft.0, &path).await?;
         Ok(path)
     }
 
@@ -329,12 +349,24 @@ impl Images for HostImages {
         blocking("remove", &draft.0, remove_if_there).await?;
         self.config_disk.create(&draft.0, &directory, files).await?;
         let disk = Disk { path: directory.join("disk.config"), format: "raw".into() };
-        self.finish(&draft.0, &disk).await?;
+        self.place(&draft.0, &disk.path).await?;
         Ok(disk)
     }
 
     async fn disks(&self, instance: Uuid) -> Result<Vec<Disk>, ImageError> {
-        blocking("read disk.info of", &self.directory(instance), disk_info::read).await
+        blocking("read disk.info of", &self.directory(instance), |directory| {
+            // nova leaves the lines of disks that it has removed, such as a rescue's.
+            let mut disks = disk_info::read(directory)?;
+            disks.retain(|disk| disk.path.symlink_metadata().is_ok());
+            for path in UNLISTED.map(|name| directory.join(name)) {
+                let there = path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+                if there && !disks.iter().any(|disk| disk.path == path) {
+                    disks.push(Disk { path, format: "raw".into() });
+                }
+            }
+            Ok(disks)
+        })
+        .await
     }
 
     async fn age_cache(&self, by: &Ageing) -> Result<Aged, ImageError> {
@@ -370,6 +402,9 @@ impl Images for HostImages {
         .await
     }
 }
+
+/// What nova makes beside the disks and doesn't list in `disk.info`: always raw.
+const UNLISTED: [&str; 3] = ["disk.config", "kernel", "ramdisk"];
 
 /// Removes a tree without following links, the tree's own root included; absent is success.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {

@@ -3,7 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::Value;
 
+use super::block_devices::ec2_mapping;
 use super::spawn::Build;
 use super::{Settings, StepError};
 use crate::images::ConfigDriveFiles;
@@ -21,7 +23,7 @@ const SEED_BYTES: usize = 512;
 /// nova: virt/configdrive.py, required_by
 pub fn is_wanted(instance: &Instance, image: &ImageMeta, settings: &Settings) -> bool {
     let image_wants = image.properties().config_drive().ok().flatten();
-    settings.force_config_drive
+    (settings.force_config_drive && instance.launched_at.value().is_none())
         || image_wants == Some(ConfigDrivePolicy::Mandatory)
         || instance.wants_config_drive()
 }
@@ -35,6 +37,7 @@ pub fn files(
     build: &Build,
     vifs: &[Vif],
     settings: &Settings,
+    vendor_data: Option<Value>,
 ) -> Result<ConfigDriveFiles, StepError> {
     let text = |value: Option<&String>| value.cloned();
     let user_data = instance.user_data.value().map(|data| decode(data.expose())).transpose()?;
@@ -64,17 +67,14 @@ pub fn files(
         devices: Vec::new(),
         dedicated_cpus: Vec::new(),
         vifs: vifs.iter().map(vif_data).collect(),
-        vendor_data: serde_json::Map::new(),
+        vendor_data,
         ec2: Ec2Facts {
             ami_id: ids.and_then(|ids| ids.ami_id.value().cloned()),
             instance_id: ids.and_then(|ids| ids.instance_id.get().cloned()),
             kernel_id: ids.and_then(|ids| ids.kernel_id.value().cloned()),
             ramdisk_id: ids.and_then(|ids| ids.ramdisk_id.value().cloned()),
             security_groups: security_groups(instance),
-            block_device_mapping: vec![
-                ("ami".to_owned(), "vda".to_owned()),
-                ("root".to_owned(), "/dev/vda".to_owned()),
-            ],
+            block_device_mapping: ec2_mapping(instance, &build.block_devices),
         },
     }))
 }

@@ -5,14 +5,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::engine::Stage;
 use super::interfaces::{guest_vif, vifs};
-use super::{Backends, Settings, StepError, StepResult};
-use crate::hypervisor::guest::{
-    self, DiskRole, GuestDisk, GuestImage, GuestInput, GuestKernel, serial_port_count,
-};
-use crate::hypervisor::spec::{CpuSpec, DomainSpec, FirmwareFiles, FlavorMetadata};
+use super::{Backends, Settings, StepError, StepResult, block_devices};
+use crate::hypervisor::guest::{self, GuestImage, GuestInput, GuestKernel, serial_port_count};
+use crate::hypervisor::spec::{CpuSpec, DiskSpec, DomainSpec, FirmwareFiles, FlavorMetadata};
 use crate::images::Disk;
-use crate::model::object::{ImageMeta, Instance, VirtCPUFeature, VirtCPUModel, VirtCPUTopology};
+use crate::images::blank_disks::is_blank;
+use crate::model::object::{
+    BlockDeviceMapping, ImageMeta, Instance, VirtCPUFeature, VirtCPUModel, VirtCPUTopology,
+};
 use crate::model::time::Timestamp;
 use crate::network::Vif;
 
@@ -27,6 +29,9 @@ pub type ImageDefaults = BTreeMap<String, Option<String>>;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestDisks {
     pub root: Option<Disk>,
+    /// `disk.local`, `disk.eph0`, …, `disk.swap`
+    #[serde(default)]
+    pub blank: Vec<Disk>,
     pub config_drive: Option<Disk>,
     pub kernel: Option<PathBuf>,
     pub ramdisk: Option<PathBuf>,
@@ -54,31 +59,58 @@ impl GuestDisks {
                 Some("disk.config") => found.config_drive = Some(disk),
                 Some("kernel") => found.kernel = Some(disk.path),
                 Some("ramdisk") => found.ramdisk = Some(disk.path),
+                Some(name) if is_blank(name) => found.blank.push(disk),
                 _ => return Err(StepError::UnknownDisk(disk.path)),
             }
         }
         Ok(found)
     }
+
+    /// The name of the first file that the instance has to have, and that isn't there.
+    fn lacks(&self, instance: &Instance) -> Option<&'static str> {
+        let asked = |id: Option<&String>| id.is_some_and(|id| !id.is_empty());
+        let has_kernel = self.kernel.is_some() || !asked(instance.kernel_id.value());
+        [
+            ("disk", self.root.is_some()),
+            ("disk.config", self.config_drive.is_some() || !instance.wants_config_drive()),
+            ("kernel", has_kernel),
+            ("ramdisk", self.ramdisk.is_some() || !asked(instance.ramdisk_id.value())),
+        ]
+        .into_iter()
+        .find_map(|(name, is_there)| (!is_there).then_some(name))
+    }
 }
 
 /// Defines the domain anew from the record, as the configuration is now.
-pub async fn define(instance: &Instance, on: &Backends) -> StepResult {
-    let spec = definition(instance, on).await?;
-    Ok(on.hypervisor.define(&spec).await?)
+pub async fn define(instance: &Instance, stage: &Stage<'_>) -> StepResult {
+    let spec = definition(instance, stage).await?;
+    Ok(stage.on.hypervisor.define(&spec).await?)
 }
 
 /// What [`define`] would define.
-pub async fn definition(instance: &Instance, on: &Backends) -> Result<DomainSpec, StepError> {
-    let uuid = instance.uuid()?;
+pub async fn definition(instance: &Instance, stage: &Stage<'_>) -> Result<DomainSpec, StepError> {
+    let (on, uuid) = (stage.on, instance.uuid()?);
     let disks = GuestDisks::found(on.images.disks(uuid).await?)?;
-    if disks.root.is_none() {
-        return Err(StepError::NoDisk { path: on.images.console_log(uuid).with_file_name("disk") });
-    }
-    let image = ImageMeta::from_instance(instance)?;
     let log = on.images.console_log(uuid);
+    if let Some(name) = disks.lacks(instance) {
+        return Err(StepError::NoDisk { path: log.with_file_name(name) });
+    }
+    let devices = on.records.block_devices(stage.context, uuid).await?.into_items();
+    block_devices::check_local(&devices)?;
+    let image = ImageMeta::from_instance(instance)?;
     let firmware = on.hypervisor.firmware(uuid).await?;
-    let settings = &on.settings;
-    spec(instance, &image, &disks, &vifs(instance)?, settings, log, firmware)
+    let parts = Parts { image: &image, devices: &devices, disks: &disks, vifs: &vifs(instance)? };
+    spec(instance, parts, &on.settings, log, firmware)
+}
+
+/// What a domain is made of beside the instance's record.
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    pub image: &'a ImageMeta,
+    /// What is on record of its disks.
+    pub devices: &'a [BlockDeviceMapping],
+    pub disks: &'a GuestDisks,
+    pub vifs: &'a [Vif],
 }
 
 /// Defines a new instance's domain from its parts. Gives what hardware its image left open, as
@@ -86,18 +118,25 @@ pub async fn definition(instance: &Instance, on: &Backends) -> Result<DomainSpec
 /// nova: virt/libvirt/driver.py, `_register_undefined_instance_details`
 pub async fn define_new(
     instance: &mut Instance,
-    image: &ImageMeta,
-    disks: &GuestDisks,
-    vifs: &[Vif],
+    parts: Parts<'_>,
     on: &Backends,
 ) -> Result<ImageDefaults, StepError> {
     let log = on.images.console_log(instance.uuid()?);
-    let input = input(instance, image, disks, vifs, &on.settings, log, None)?;
+    let input = input(instance, parts, &on.settings, log, None)?;
     let spec = guest::domain_spec(&input)?;
     let defaults = guest::image_defaults(&input)?;
+    block_devices::note_defaults(instance, &input.disks, &spec.disks);
     instance.vcpu_model.set(Some(vcpu_model(&spec.cpu)));
+    let machine = |(property, _): &(&str, _)| *property == "hw_machine_type";
+    let (machine, others) = defaults.into_iter().partition::<Vec<_>, _>(machine);
+    // The machine type is on record before there is a domain.
+    keep_defaults(instance, &named(machine));
     on.hypervisor.define(&spec).await?;
-    Ok(defaults.into_iter().map(|(property, value)| (property.to_owned(), value)).collect())
+    Ok(named(others))
+}
+
+fn named(defaults: guest::Defaults) -> ImageDefaults {
+    defaults.into_iter().map(|(property, value)| (property.to_owned(), value)).collect()
 }
 
 /// Notes them with the instance, where its image doesn't say otherwise.
@@ -133,21 +172,16 @@ fn vcpu_model(cpu: &CpuSpec) -> VirtCPUModel {
     model
 }
 
-/// Where the guest will see its root disk: (bus, `/dev/vda`).
+/// Where the guest will see its disks, in nova's order.
 ///
 /// # Errors
 /// `Guest` for what no host could run.
-pub fn root_device(
+pub fn placed(
     instance: &Instance,
-    image: &ImageMeta,
+    parts: Parts<'_>,
     settings: &Settings,
-) -> Result<(String, String), StepError> {
-    let root = Disk { path: PathBuf::from("disk"), format: "qcow2".to_owned() };
-    let disks = GuestDisks { root: Some(root), ..GuestDisks::default() };
-    let input = facts(instance, image, &disks, &[], settings)?;
-    let placed = guest::placed_disks(&input)?;
-    let root = placed.first().map(|disk| (disk.bus.clone(), format!("/dev/{}", disk.target)));
-    root.ok_or(StepError::NoDisk { path: PathBuf::from("disk") })
+) -> Result<Vec<DiskSpec>, StepError> {
+    Ok(guest::placed_disks(&facts(instance, parts, settings)?)?)
 }
 
 /// Decides what the domain is made of. Looks at nothing but its arguments and the settings, apart
@@ -157,27 +191,23 @@ pub fn root_device(
 /// `Guest` for what this host, or any, can't run; `NoSerialPort`.
 pub fn spec(
     instance: &Instance,
-    image: &ImageMeta,
-    disks: &GuestDisks,
-    vifs: &[Vif],
+    parts: Parts<'_>,
     settings: &Settings,
     console_log: PathBuf,
     firmware: Option<FirmwareFiles>,
 ) -> Result<DomainSpec, StepError> {
-    let input = input(instance, image, disks, vifs, settings, console_log, firmware)?;
+    let input = input(instance, parts, settings, console_log, firmware)?;
     Ok(guest::domain_spec(&input)?)
 }
 
 fn input(
     instance: &Instance,
-    image: &ImageMeta,
-    disks: &GuestDisks,
-    vifs: &[Vif],
+    parts: Parts<'_>,
     settings: &Settings,
     console_log: PathBuf,
     firmware: Option<FirmwareFiles>,
 ) -> Result<GuestInput, StepError> {
-    let mut input = facts(instance, image, disks, vifs, settings)?;
+    let mut input = facts(instance, parts, settings)?;
     input.console_log = Some(console_log);
     input.firmware = firmware;
     if let Some(ports) = &settings.serial_ports {
@@ -191,11 +221,10 @@ fn input(
 /// What the instance, its image and the settings say of the guest; nothing is taken.
 fn facts(
     instance: &Instance,
-    image: &ImageMeta,
-    disks: &GuestDisks,
-    vifs: &[Vif],
+    parts: Parts<'_>,
     settings: &Settings,
 ) -> Result<GuestInput, StepError> {
+    let Parts { image, devices, disks, vifs } = parts;
     let uuid = instance.uuid()?;
     let flavor = flavor(instance)?;
     let properties = properties(image);
@@ -220,7 +249,8 @@ fn facts(
         os_type: instance.os_type.value().cloned(),
         user: owner(instance, instance.user_id.value(), "owner_user_name"),
         project: owner(instance, instance.project_id.value(), "owner_project_name"),
-        disks: guest_disks(disks, settings),
+        disks: block_devices::guest_disks(instance, devices, disks, settings)?,
+        root_device_name: instance.root_device_name.value().cloned(),
         kernel: disks
             .kernel
             .clone()
@@ -260,22 +290,6 @@ fn owner(instance: &Instance, id: Option<&String>, name: &str) -> Option<(String
     let id = id?.clone();
     let name = instance.system_metadata(name).map(str::to_owned);
     Some((id.clone(), name.unwrap_or(id)))
-}
-
-fn guest_disks(disks: &GuestDisks, settings: &Settings) -> Vec<GuestDisk> {
-    // nova: virt/libvirt/imagebackend.py, `driver_io`: native once the space is there.
-    let io = settings.preallocate_space.then(|| "native".to_owned());
-    let disk = |role, disk: &Disk, io| GuestDisk {
-        role,
-        path: disk.path.clone(),
-        format: disk.format.clone(),
-        io,
-        device_name: None,
-        bus: None,
-    };
-    let root = disks.root.iter().map(|root| disk(DiskRole::Root, root, io.clone()));
-    let drive = disks.config_drive.iter().map(|drive| disk(DiskRole::ConfigDrive, drive, None));
-    root.chain(drive).collect()
 }
 
 fn count(value: Option<&i64>) -> u64 {

@@ -26,8 +26,9 @@ pub fn step_fault(error: &StepError) -> Fault {
             Fault::nova("ComputeResourcesUnavailable", message)
         }
         StepError::Claim(_) | StepError::Scheduling(_) => Fault::nova("NovaException", message),
-        StepError::NoRandom => Fault::nova("NovaException", message),
+        StepError::NoRandom | StepError::VendorData { .. } => Fault::nova("NovaException", message),
         StepError::Guest(error) => Fault::nova(error.exception(), message),
+        StepError::InvalidBlockDevice { exception, .. } => Fault::nova(*exception, message),
         StepError::NoSerialPort => Fault::nova("SocketPortRangeExhaustedException", message),
         StepError::Name(_) | StepError::NotSupported(_) | StepError::BadUserData => {
             invalid_input(&message)

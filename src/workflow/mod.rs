@@ -27,8 +27,10 @@ use external_events::ExternalEvents;
 use info_cache::InfoCaches;
 use plug_events::PlugSettings;
 use serial_ports::SerialPorts;
+use vendor_data::VendorDataSettings;
 
 pub mod any;
+pub mod block_devices;
 pub mod board;
 pub mod config_drive;
 pub mod crash_dump;
@@ -63,6 +65,7 @@ pub mod suspend;
 pub mod terminate;
 pub mod unpause;
 pub mod unquiesce;
+pub mod vendor_data;
 
 #[cfg(test)]
 mod engine_tests;
@@ -105,6 +108,10 @@ impl Settings {
             name_template: NameTemplate::parse("instance-%08x").unwrap(),
             force_config_drive: false,
             dhcp_domain: "novalocal".to_owned(),
+            vendor_data: VendorDataSettings {
+                providers: vec!["StaticJSON".to_owned()],
+                file: None,
+            },
             shutdown_timeout: Duration::from_secs(60),
             shutdown_retry_interval: Duration::from_secs(10),
             soft_reboot_timeout: Duration::from_secs(120),
@@ -149,6 +156,7 @@ pub struct Settings {
     pub force_config_drive: bool,
     /// `[api] dhcp_domain`
     pub dhcp_domain: String,
+    pub vendor_data: VendorDataSettings,
     /// `[DEFAULT] shutdown_timeout`, unless the image says otherwise.
     pub shutdown_timeout: Duration,
     /// `[compute] shutdown_retry_interval`
@@ -228,6 +236,15 @@ pub enum StepError {
     /// The build asks for something that this agent doesn't do.
     #[error("{0} is not supported")]
     NotSupported(&'static str),
+    /// The disks that a build asks for contradict each other, its flavor, or what a disk can be.
+    #[error("{message}")]
+    InvalidBlockDevice { exception: &'static str, message: String },
+    #[error("the vendor data {} can't be read", path.display())]
+    VendorData {
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     /// nova: QemuGuestAgentNotEnabled
     #[error("QEMU guest agent is not enabled")]
     NoGuestAgent,
@@ -284,6 +301,7 @@ impl StepError {
             | Self::Name(_)
             | Self::Cancelled
             | Self::NotSupported(_)
+            | Self::InvalidBlockDevice { .. }
             | Self::BadUserData
             | Self::NoGuestAgent
             | Self::PasswordNotSet { .. }
@@ -299,7 +317,8 @@ impl StepError {
             Self::NotThere { .. }
             | Self::NoRandom
             | Self::NoSerialPort
-            | Self::CopyFailed { .. } => Class::Reschedule,
+            | Self::CopyFailed { .. }
+            | Self::VendorData { .. } => Class::Reschedule,
         }
     }
 }

@@ -68,7 +68,7 @@ impl Workflow for PowerOn {
             Step::PlugVifs => replug_vifs(&self.subject.instance, on).await,
             // A running domain keeps its definition: it would not take a new one anyway.
             Step::DefineDomain if !self.was_off => Ok(()),
-            Step::DefineDomain => define(&self.subject.instance, on).await,
+            Step::DefineDomain => define(&self.subject.instance, stage).await,
             Step::StartDomain => {
                 let instance = &self.subject.instance;
                 let awaited = match self.was_off {

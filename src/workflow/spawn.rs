@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use std::path::Path;
 
-use super::domain::{GuestDisks, ImageDefaults, define_new, keep_defaults, root_device};
+use super::domain::{GuestDisks, ImageDefaults, Parts, define_new, keep_defaults};
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, cut_power, expecting, now};
 use super::interfaces::{place_vifs, plug_vifs, unplug_vifs};
 use super::plug_events::{self, Awaited};
 use super::reschedule::BuildArguments;
 use super::spawn_failure::NETWORK_ALLOCATED;
-use super::{Settings, config_drive, domain};
+use super::{Settings, block_devices, config_drive, domain};
 use super::{StepError, StepResult};
 use crate::hypervisor::spec::DomainSpec;
 use crate::images::cache::check_fits;
@@ -65,11 +65,12 @@ pub enum Step {
     Begin,
     CheckAbsent,
     Claim,
-    AllocateNetwork,
     MapBlockDevices,
+    AllocateNetwork,
     FetchImage,
     CreateDirectory,
     CreateDisk,
+    CreateBlankDisks,
     CreateBootFiles,
     CreateConfigDrive,
     PlugVifs,
@@ -123,14 +124,18 @@ impl Spawn {
             format: format.to_owned(),
         };
         let wants_drive = config_drive::is_wanted(instance, image, settings);
+        let wanted = block_devices::wanted(instance, &self.build.block_devices)?;
         let disks = GuestDisks {
             root: Some(disk("disk", "qcow2")),
+            blank: wanted.iter().map(|wanted| disk(&wanted.file, "qcow2")).collect(),
             config_drive: wants_drive.then(|| disk("disk.config", "raw")),
             kernel: self.build.kernel.as_ref().map(|_| directory.join("kernel")),
             ramdisk: self.build.ramdisk.as_ref().map(|_| directory.join("ramdisk")),
         };
         let log = directory.join("console.log");
-        domain::spec(instance, image, &disks, vifs, settings, log, None)
+        let devices = &self.build.block_devices;
+        let parts = Parts { image, devices, disks: &disks, vifs };
+        domain::spec(instance, parts, settings, log, None)
     }
 
     pub fn wanted(&self) -> &Wanted {
@@ -145,17 +150,7 @@ impl Spawn {
 
     /// What isn't built is refused before anything is made, and never left out.
     fn check_supported(&self) -> StepResult {
-        if self.build.block_devices.iter().any(BlockDeviceMapping::is_volume) {
-            return Err(StepError::NotSupported("a disk from a volume"));
-        }
-        let flavor = self.subject.instance.flavor.get();
-        if flavor.is_some_and(|f| f.ephemeral_gb.get().copied().unwrap_or(0) > 0) {
-            return Err(StepError::NotSupported("an ephemeral disk"));
-        }
-        if flavor.is_some_and(|f| f.swap.get().copied().unwrap_or(0) > 0) {
-            return Err(StepError::NotSupported("a swap disk"));
-        }
-        Ok(())
+        block_devices::check(&self.subject.instance, &self.build.block_devices)
     }
 
     fn base(&self) -> Result<&CachedImage, StepError> {
@@ -181,11 +176,12 @@ impl Workflow for Spawn {
         Step::Begin,
         Step::CheckAbsent,
         Step::Claim,
-        Step::AllocateNetwork,
         Step::MapBlockDevices,
+        Step::AllocateNetwork,
         Step::FetchImage,
         Step::CreateDirectory,
         Step::CreateDisk,
+        Step::CreateBlankDisks,
         Step::CreateBootFiles,
         Step::CreateConfigDrive,
         Step::PlugVifs,
@@ -194,7 +190,7 @@ impl Workflow for Spawn {
         Step::Activate,
     ];
     /// The guest runs and may be in use: only the record is left to write.
-    const COMMITTED_FROM: usize = 13;
+    const COMMITTED_FROM: usize = 14;
 
     async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
@@ -233,29 +229,30 @@ impl Workflow for Spawn {
                 Ok(on.records.save(stage.context, instance, building()).await?)
             }
             Step::AllocateNetwork => {
-                self.enter(TaskState::Networking, stage).await?;
+                self.enter(TaskState::Spawning, stage).await?;
                 let instance = &mut self.subject.instance;
                 self.vifs =
                     on.network.allocate(stage.context, instance, &self.build.wanted).await?;
                 place_vifs(instance, &self.vifs);
+                on.records.save(stage.context, instance, building()).await?;
+                // Saved with the next step's.
                 instance.system_metadata.update(|metadata| {
                     metadata.insert(NETWORK_ALLOCATED.to_owned(), Some("True".to_owned()));
                 });
-                Ok(on.records.save(stage.context, instance, building()).await?)
+                Ok(())
             }
+            // Before the network: nova makes the ports beside everything up to the guest's start.
             Step::MapBlockDevices => {
+                self.enter(TaskState::Networking, stage).await?;
                 let (instance, image) = (&mut self.subject.instance, &self.build.image_meta);
-                let (bus, name) = root_device(instance, image, &on.settings)?;
-                for device in self.build.block_devices.iter_mut().filter(|d| d.is_root()) {
-                    device.device_name.set(Some(name.clone()));
-                    device.disk_bus.set(Some(bus.clone()));
+                let devices = &mut self.build.block_devices;
+                block_devices::name_devices(instance, image, devices, &on.settings)?;
+                for device in devices {
                     on.records.save_block_device(stage.context, device).await?;
                 }
-                instance.root_device_name.set(Some(name));
                 self.enter(TaskState::BlockDeviceMapping, stage).await
             }
             Step::FetchImage => {
-                self.enter(TaskState::Spawning, stage).await?;
                 let fetch = on.images.cache(stage.context, &self.build.image, &report);
                 let base = stage.unless_given_up(fetch).await?;
                 check_fits(&base, self.root_gib())?;
@@ -274,6 +271,16 @@ impl Workflow for Spawn {
                 self.disks.root = Some(on.images.create_root(uuid, self.base()?, size_gib).await?);
                 Ok(())
             }
+            Step::CreateBlankDisks => {
+                self.disks.blank.clear();
+                let wanted =
+                    block_devices::wanted(&self.subject.instance, &self.build.block_devices)?;
+                for disk in wanted {
+                    let made = on.images.create_blank(uuid, &disk.file, &disk.blank).await?;
+                    self.disks.blank.push(made);
+                }
+                Ok(())
+            }
             Step::CreateBootFiles => {
                 for (image, name) in
                     [(self.build.kernel.clone(), "kernel"), (self.build.ramdisk.clone(), "ramdisk")]
@@ -286,11 +293,12 @@ impl Workflow for Spawn {
                 Ok(())
             }
             Step::CreateConfigDrive => {
-                let instance = &mut self.subject.instance;
-                if config_drive::is_wanted(instance, &self.build.image_meta, &on.settings) {
+                let (instance, settings) = (&mut self.subject.instance, &on.settings);
+                if config_drive::is_wanted(instance, &self.build.image_meta, settings) {
                     instance.config_drive.set(Some("True".to_owned()));
-                    let files =
-                        config_drive::files(instance, &self.build, &self.vifs, &on.settings)?;
+                    let vendor_data = settings.vendor_data.load().await?;
+                    let (build, vifs) = (&self.build, &self.vifs);
+                    let files = config_drive::files(instance, build, vifs, settings, vendor_data)?;
                     let disk = on.images.create_config_drive(uuid, &files).await?;
                     self.disks.config_drive = Some(disk);
                 }
@@ -302,8 +310,9 @@ impl Workflow for Spawn {
             }
             Step::DefineDomain => {
                 let instance = &mut self.subject.instance;
-                let (image, disks) = (&self.build.image_meta, &self.disks);
-                self.defaults = define_new(instance, image, disks, &self.vifs, on).await?;
+                let (image, devices) = (&self.build.image_meta, &self.build.block_devices);
+                let parts = Parts { image, devices, disks: &self.disks, vifs: &self.vifs };
+                self.defaults = define_new(instance, parts, on).await?;
                 Ok(())
             }
             Step::StartDomain => {
@@ -339,14 +348,16 @@ impl Workflow for Spawn {
     async fn undo(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
         match step {
-            Step::Begin | Step::CheckAbsent => Ok(()),
+            Step::Begin | Step::CheckAbsent | Step::MapBlockDevices => Ok(()),
             Step::Claim => self.give_claim_back(stage).await,
             Step::AllocateNetwork => self.give_network_back(stage).await,
-            Step::MapBlockDevices => self.count_cleanups(stage).await,
-            Step::FetchImage => Ok(()),
+            Step::FetchImage => self.count_cleanups(stage).await,
             Step::CreateDirectory => Ok(on.images.remove_directory(uuid).await?),
             // They lie in the directory, which goes next.
-            Step::CreateDisk | Step::CreateBootFiles | Step::CreateConfigDrive => Ok(()),
+            Step::CreateDisk
+            | Step::CreateBlankDisks
+            | Step::CreateBootFiles
+            | Step::CreateConfigDrive => Ok(()),
             Step::PlugVifs => {
                 on.events.forget(uuid);
                 unplug_vifs(&self.subject.instance, on).await

@@ -59,7 +59,7 @@ impl Workflow for Suspend {
                 });
                 let expected = expecting(&[TaskState::Suspending]);
                 self.subject
-                    .record(VmState::Suspended, PowerState::Suspended, expected, stage)
+                    .record(VmState::Suspended, PowerState::Shutdown, expected, stage)
                     .await?;
                 self.subject.tell(Action::Suspend, Phase::End, stage);
                 Ok(())

@@ -27,7 +27,9 @@ use crate::images::fake::FakeImages;
 use crate::images::sink::fake::FakeSink;
 use crate::images::snapshots::fake::FakeSnapshots;
 use crate::model::context::RequestContext;
-use crate::model::object::{Flavor, ImageMeta, Instance};
+use crate::model::object::{
+    BlockDeviceMapping, DestinationType, Flavor, ImageMeta, Instance, SourceType,
+};
 use crate::model::state::{TaskState, VmState};
 use crate::model::time::Timestamp;
 use crate::network::fake::FakeNetwork;
@@ -134,6 +136,7 @@ impl World {
         json!({
             "domain": domain,
             "directories": self.images.directories(),
+            "disks": self.images.directory(UUID).map(|directory| directory.disks),
             "allocated": self.network.allocated().values().map(Vec::len).sum::<usize>(),
             "plugged": self.network.plugged().len(),
             "claimed": self.node.claimed().len(),
@@ -200,8 +203,8 @@ pub fn instance(task_state: Option<TaskState>) -> Instance {
     flavor.memory_mb.load(Some(128));
     flavor.vcpus.load(Some(1));
     flavor.root_gb.load(Some(1));
-    flavor.ephemeral_gb.load(Some(0));
-    flavor.swap.load(Some(0));
+    flavor.ephemeral_gb.load(Some(2));
+    flavor.swap.load(Some(64));
     flavor.extra_specs.load(Some(Default::default()));
     let mut instance = Instance::default();
     instance.uuid.load(Some(UUID));
@@ -258,11 +261,32 @@ pub fn spawn() -> Spawn {
         },
         admin_password: None,
         injected_files: Vec::new(),
-        block_devices: Vec::new(),
+        block_devices: block_devices(),
         limits: None,
         arguments: BuildArguments::default(),
     };
     Spawn::new(subject(TaskState::Scheduling, "_do_build_and_run_instance"), build)
+}
+
+/// The disks that nova-api records of it: the root, an ephemeral and swap.
+fn block_devices() -> Vec<BlockDeviceMapping> {
+    let device = |number: u128, source, format: Option<&str>, size| {
+        let mut device = BlockDeviceMapping::default();
+        device.uuid.load(Some(Uuid::from_u128(number)));
+        device.instance_uuid.load(Some(UUID));
+        device.source_type.load(Some(Some(source)));
+        device.destination_type.load(Some(Some(DestinationType::Local)));
+        device.boot_index.load(Some(Some(if source == SourceType::Image { 0 } else { -1 })));
+        device.guest_format.load(Some(format.map(str::to_owned)));
+        device.volume_size.load(Some(size));
+        device
+    };
+    vec![
+        device(1, SourceType::Image, None, None),
+        device(2, SourceType::Blank, Some("ext4"), Some(1)),
+        device(3, SourceType::Blank, None, Some(1)),
+        device(4, SourceType::Blank, Some("swap"), Some(64)),
+    ]
 }
 
 /// A journal in memory that can break at a given write, as a crash would.

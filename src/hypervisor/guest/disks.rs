@@ -10,7 +10,8 @@ use super::asked::Asked;
 use super::{GuestError, GuestInput};
 use crate::hypervisor::spec::DiskSpec;
 
-/// A disk that exists, in the order nova names them: root, local, ephemeral ones, swap, config drive.
+/// A disk, in the order nova names them: root, local, ephemeral ones, swap, config drive. What its
+/// block device mapping says is only there when it says something.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GuestDisk {
     pub role: DiskRole,
@@ -23,6 +24,8 @@ pub struct GuestDisk {
     pub device_name: Option<String>,
     /// The bus the block device mapping asks for.
     pub bus: Option<String>,
+    /// `disk`, `cdrom`, … as the block device mapping has it.
+    pub device_type: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +42,13 @@ pub enum DiskRole {
 
 const BUSES: [&str; 6] = ["virtio", "scsi", "ide", "usb", "fdc", "sata"];
 
+const TYPES: [&str; 4] = ["disk", "cdrom", "floppy", "lun"];
+
 /// An IDE controller's disks.
 const MAX_IDE_DISKS: usize = 4;
+
+/// Longer than any name that a kernel gives.
+const MAX_NAME_BYTES: usize = 32;
 
 /// The disks with their places in the guest.
 pub fn disks(
@@ -49,7 +57,6 @@ pub fn disks(
     machine: &Option<String>,
 ) -> Result<Vec<DiskSpec>, GuestError> {
     let options = &input.options;
-    let iso = input.image.disk_format.as_deref() == Some("iso");
     let default_cache = if options.direct_io { "none" } else { "writeback" };
     let cache = options
         .disk_cachemodes
@@ -59,34 +66,16 @@ pub fn disks(
     let iotune = iotune(asked)?;
     let virtio_scsi = asked.property("hw_scsi_model") == Some("virtio-scsi");
     let mut scsi_units = 0..;
-    let named: Vec<&str> =
-        input.disks.iter().filter_map(|disk| disk.device_name.as_deref()).collect();
+    let mut places = Places::new(input, asked, machine.as_deref())?;
     let mut disks: Vec<DiskSpec> = Vec::new();
     for disk in &input.disks {
-        let device = match disk.role {
-            DiskRole::Root if iso => "cdrom",
-            DiskRole::ConfigDrive if options.config_drive_format == "iso9660" => "cdrom",
-            _ => "disk",
-        };
-        let bus = match &disk.bus {
-            Some(bus) => checked_bus(bus, &options.virt_type)?,
-            None => bus_for(device, input, asked, machine.as_deref())?,
-        };
-        let target = match &disk.device_name {
-            Some(name) => name.strip_prefix("/dev/").unwrap_or(name).to_owned(),
-            None => {
-                let taken = |name: &str| {
-                    named.contains(&name) || disks.iter().any(|disk| disk.target == name)
-                };
-                free_name(&bus, options.disk_prefix.as_deref(), taken)?
-            }
-        };
+        let Place { device, bus, target } = places.next(disk)?;
         // Native AIO needs O_DIRECT, which only these cache modes use.
         let threads =
             disk.io.as_deref() == Some("native") && !matches!(cache, "none" | "directsync");
         disks.push(DiskSpec {
             path: disk.path.clone(),
-            device: device.into(),
+            device,
             format: disk.format.clone(),
             cache: cache.into(),
             io: if threads { Some("threads".into()) } else { disk.io.clone() },
@@ -100,6 +89,149 @@ pub fn disks(
         });
     }
     Ok(disks)
+}
+
+/// Where the guest sees a disk.
+struct Place {
+    /// `disk`, `cdrom`, …
+    device: String,
+    bus: String,
+    /// `vda`
+    target: String,
+}
+
+/// Gives out places, disk by disk. nova: virt/libvirt/blockinfo.py, `_get_disk_mapping`
+struct Places<'a> {
+    input: &'a GuestInput,
+    asked: &'a Asked<'a>,
+    machine: Option<&'a str>,
+    disk_bus: String,
+    cdrom_bus: String,
+    /// Names that block device mappings have.
+    assigned: Vec<String>,
+    taken: Vec<String>,
+}
+
+impl<'a> Places<'a> {
+    fn new(
+        input: &'a GuestInput,
+        asked: &'a Asked<'a>,
+        machine: Option<&'a str>,
+    ) -> Result<Self, GuestError> {
+        let disk_bus = bus_for("disk", input, asked, machine)?;
+        let cdrom_bus = bus_for("cdrom", input, asked, machine)?;
+        let names = input.disks.iter().filter_map(|disk| disk.device_name.as_deref());
+        let assigned =
+            names.map(|name| checked_name(name).map(str::to_owned)).collect::<Result<_, _>>()?;
+        Ok(Self { input, asked, machine, disk_bus, cdrom_bus, assigned, taken: Vec::new() })
+    }
+
+    fn next(&mut self, disk: &GuestDisk) -> Result<Place, GuestError> {
+        let place = match disk.role {
+            DiskRole::Root => self.root(disk)?,
+            // The flavor's own: only what is placed already is in its way.
+            DiskRole::Local => self.plain("disk", self.disk_bus.clone(), &[])?,
+            DiskRole::Ephemeral | DiskRole::Swap => self.mapped(disk)?,
+            DiskRole::ConfigDrive => {
+                let iso = self.input.options.config_drive_format == "iso9660";
+                let device = if iso { "cdrom" } else { "disk" };
+                let bus = if iso { &self.cdrom_bus } else { &self.disk_bus };
+                self.plain(device, bus.clone(), &[])?
+            }
+        };
+        self.taken.push(place.target.clone());
+        Ok(place)
+    }
+
+    /// nova: blockinfo.py, `get_root_info`
+    fn root(&self, disk: &GuestDisk) -> Result<Place, GuestError> {
+        let own = disk.device_name.as_deref().or(self.input.root_device_name.as_deref());
+        let own = own.map(checked_name).transpose()?;
+        if self.input.image.disk_format.as_deref() == Some("iso") {
+            return self.place("cdrom", self.cdrom_bus.clone(), own, &[]);
+        }
+        let device = device_type(disk);
+        let bus = self.bus(disk, device, own)?;
+        self.place(device, bus, own, &[])
+    }
+
+    /// nova: blockinfo.py, `get_info_from_bdm`
+    fn mapped(&self, disk: &GuestDisk) -> Result<Place, GuestError> {
+        let own = disk.device_name.as_deref().map(checked_name).transpose()?;
+        // nova reads nothing of the kind for a swap disk.
+        let device = if disk.role == DiskRole::Swap { "disk" } else { device_type(disk) };
+        let bus = self.bus(disk, device, own)?;
+        self.place(device, bus, own, &self.assigned)
+    }
+
+    fn plain(&self, device: &str, bus: String, assigned: &[String]) -> Result<Place, GuestError> {
+        self.place(device, bus, None, assigned)
+    }
+
+    fn place(
+        &self,
+        device: &str,
+        bus: String,
+        own: Option<&str>,
+        assigned: &[String],
+    ) -> Result<Place, GuestError> {
+        let target = match own {
+            Some(name) => name.to_owned(),
+            None => {
+                let taken =
+                    |name: &str| self.taken.iter().chain(assigned).any(|taken| taken == name);
+                free_name(&bus, self.input, taken)?
+            }
+        };
+        Ok(Place { device: device.to_owned(), bus, target })
+    }
+
+    /// The bus a mapping asks for; one that isn't there is passed over for what its name or its kind
+    /// tells.
+    fn bus(
+        &self,
+        disk: &GuestDisk,
+        device: &str,
+        name: Option<&str>,
+    ) -> Result<String, GuestError> {
+        match (disk.bus.as_deref(), name) {
+            (None, _) => Ok(self.disk_bus.clone()),
+            (Some(bus), _) if BUSES.contains(&bus) => Ok(bus.to_owned()),
+            (Some(_), Some(name)) => bus_of_name(name),
+            (Some(_), None) => bus_for(device, self.input, self.asked, self.machine),
+        }
+    }
+}
+
+fn device_type(disk: &GuestDisk) -> &str {
+    disk.device_type.as_deref().filter(|device| TYPES.contains(device)).unwrap_or("disk")
+}
+
+/// A device's name without `/dev/`. It comes from a message, and goes into the domain and the kernel's
+/// command line.
+fn checked_name(name: &str) -> Result<&str, GuestError> {
+    let short = name.strip_prefix("/dev/").unwrap_or(name);
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    if !short.is_empty() && short.len() <= MAX_NAME_BYTES && short.bytes().all(plain) {
+        return Ok(short);
+    }
+    let message = format!("{:?} is no device name", crate::model::object::clip(name));
+    Err(GuestError::invalid("InvalidDevicePath", message))
+}
+
+/// nova: virt/libvirt/blockinfo.py, `get_disk_bus_for_disk_dev`
+fn bus_of_name(name: &str) -> Result<String, GuestError> {
+    let bus = match name.get(..2) {
+        Some("hd") => "ide",
+        Some("sd") => "scsi",
+        Some("vd") => "virtio",
+        Some("fd") => "fdc",
+        _ => {
+            let message = format!("no disk bus is known for {name}");
+            return Err(GuestError::invalid("InternalError", message));
+        }
+    };
+    Ok(bus.to_owned())
 }
 
 /// The root disk among the disks made of `input`.
@@ -130,15 +262,18 @@ pub fn bus_for(
     if let Some(bus) = asked.property(&format!("hw_{device}_bus")) {
         return checked_bus(bus, &input.options.virt_type);
     }
-    if device != "cdrom" {
-        return Ok("virtio".into());
-    }
     let arch = asked.property("hw_architecture").unwrap_or(&input.host.architecture);
-    let bus = match arch {
-        "ppc" | "ppc64" | "ppcle" | "ppc64le" | "s390" | "s390x" | "aarch64" => "scsi",
+    let bus = match (device, arch) {
+        ("disk", _) => "virtio",
+        ("floppy", _) => "fdc",
+        ("cdrom", "ppc" | "ppc64" | "ppcle" | "ppc64le" | "s390" | "s390x" | "aarch64") => "scsi",
         // Q35 has no IDE.
-        _ if machine.is_some_and(|machine| machine.contains("q35")) => "sata",
-        _ => "ide",
+        ("cdrom", _) if machine.is_some_and(|machine| machine.contains("q35")) => "sata",
+        ("cdrom", _) => "ide",
+        (other, _) => {
+            let message = format!("no disk bus is known for a {other}");
+            return Err(GuestError::invalid("InternalError", message));
+        }
     };
     Ok(bus.into())
 }
@@ -153,20 +288,26 @@ fn checked_bus(bus: &str, virt_type: &str) -> Result<String, GuestError> {
     }
 }
 
+/// nova: virt/libvirt/blockinfo.py, `find_disk_dev_for_disk_bus`
 fn free_name(
     bus: &str,
-    prefix: Option<&str>,
+    input: &GuestInput,
     taken: impl Fn(&str) -> bool,
 ) -> Result<String, GuestError> {
-    let prefix = prefix.unwrap_or(match bus {
+    let prefix = input.options.disk_prefix.as_deref().unwrap_or(match bus {
         "ide" => "hd",
         "virtio" => "vd",
         "fdc" => "fd",
         _ => "sd",
     });
-    let most = if bus == "ide" { MAX_IDE_DISKS } else { usize::from(u16::MAX) };
+    let most = match input.options.max_disk_devices {
+        _ if bus == "ide" => MAX_IDE_DISKS,
+        Some(most) => most as usize,
+        None => usize::from(u16::MAX),
+    };
     (0..most).map(|index| device_name(prefix, index)).find(|name| !taken(name)).ok_or_else(|| {
-        GuestError::invalid("TooManyDiskDevices", format!("a guest has {most} {bus} disks at most"))
+        let message = format!("The maximum allowed number of disk devices ({most}) to attach to a single instance has been exceeded.");
+        GuestError::invalid("TooManyDiskDevices", message)
     })
 }
 
@@ -214,9 +355,23 @@ mod tests {
 
     #[test]
     fn an_ide_bus_is_full_with_four_disks() {
-        let name = free_name("ide", None, |name| name < "hdd").unwrap();
+        let mut input = GuestInput::default();
+        let name = free_name("ide", &input, |name| name < "hdd").unwrap();
         assert_eq!(name, "hdd");
-        let error = free_name("ide", None, |_| true).unwrap_err();
+        let error = free_name("ide", &input, |_| true).unwrap_err();
         assert_eq!(error.exception(), "TooManyDiskDevices");
+        input.options.max_disk_devices = Some(1);
+        assert_eq!(free_name("virtio", &input, |_| false).unwrap(), "vda");
+        assert!(free_name("virtio", &input, |name| name == "vda").is_err());
+    }
+
+    #[test]
+    fn a_device_name_is_letters_and_digits() {
+        for (name, short) in [("/dev/vda", "vda"), ("sda1", "sda1")] {
+            assert_eq!(checked_name(name).unwrap(), short);
+        }
+        for bad in ["", "/dev/", "../vda", "vda init=/bin/sh", "vda\n", "Vda", &"a".repeat(33)] {
+            assert_eq!(checked_name(bad).unwrap_err().exception(), "InvalidDevicePath", "{bad}");
+        }
     }
 }

@@ -25,13 +25,13 @@ mod firmware;
 mod interfaces;
 mod refused;
 
-pub use defaults::{image_defaults, placed_disks};
+pub use defaults::{Defaults, image_defaults, placed_disks};
 pub use devices::serial_port_count;
 pub use disks::{DiskRole, GuestDisk};
 pub use interfaces::{GuestVif, tap_has_queues};
 
 /// All that a domain is made of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GuestInput {
     pub uuid: Uuid,
     /// The domain's name, `instance-0000000d`.
@@ -49,6 +49,8 @@ pub struct GuestInput {
     pub user: Option<(String, String)>,
     pub project: Option<(String, String)>,
     pub disks: Vec<GuestDisk>,
+    /// What the instance's record calls its root disk, `/dev/vda`.
+    pub root_device_name: Option<String>,
     /// Boot this kernel instead of the root disk's loader.
     pub kernel: Option<GuestKernel>,
     pub vifs: Vec<GuestVif>,
@@ -97,6 +99,8 @@ pub struct GuestOptions {
     pub disk_cachemodes: Vec<String>,
     pub hw_disk_discard: Option<String>,
     pub disk_prefix: Option<String>,
+    /// `[compute] max_disk_devices_to_attach`; `None`: any number.
+    pub max_disk_devices: Option<u32>,
     pub num_pcie_ports: u32,
     /// Seconds; 0: no balloon.
     pub mem_stats_period_seconds: u32,
@@ -144,6 +148,7 @@ impl Default for GuestOptions {
             disk_cachemodes: Vec::new(),
             hw_disk_discard: None,
             disk_prefix: None,
+            max_disk_devices: None,
             num_pcie_ports: 0,
             mem_stats_period_seconds: 10,
             rng_dev_path: "/dev/urandom".into(),

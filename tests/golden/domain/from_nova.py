@@ -1,9 +1,12 @@
 """Writes the golden files of this directory with nova's own code, for every case in cases.json.
 
-    python3 -m venv v && v/bin/pip install nova==33.0.2 ddt fixtures testtools oslotest requests-mock
+    python3 -m venv v
+    v/bin/pip install nova==33.0.2 ddt fixtures testtools oslotest requests-mock wsgi-intercept
     v/bin/python from_nova.py OUTPUT_DIRECTORY
 
-nova runs with its own fake libvirt. The XML is nova's, apart from the time of its making.
+nova runs with its own fake libvirt. The XML is nova's, apart from the time of its making. A case with
+block device mappings (`bdms`) also gets the names that nova writes back to them, NAME.json; `named` says
+that they are recorded already, as those of an instance that was built before.
 """
 import json
 import os
@@ -13,9 +16,12 @@ from unittest import mock
 
 from oslo_config import cfg
 
+from nova import block_device
+from nova.compute import manager
 from nova import objects
 from nova.network import model as network_model
 from nova.tests.unit.virt.libvirt import test_driver
+from nova.virt import driver as virt_driver
 from nova.virt import fake
 from nova.virt.libvirt import blockinfo
 from nova.virt.libvirt import driver as libvirt_driver
@@ -46,6 +52,20 @@ def vif(index, kind):
     return network_model.VIF(type='tap', details={}, **common)
 
 
+def mappings(case):
+    made = objects.BlockDeviceMappingList(objects=[])
+    for number, asked in enumerate(case['bdms']):
+        values = dict(
+            id=number, uuid='00000000-0000-0000-0000-00000000000%d' % number, instance_uuid=UUID,
+            source_type='blank', destination_type='local', guest_format=None, device_type='disk',
+            disk_bus=None, boot_index=-1, device_name=None, delete_on_termination=True,
+            snapshot_id=None, volume_id=None, volume_size=None, image_id=None, no_device=False,
+            connection_info=None, tag=None, attachment_id=None, volume_type=None, encrypted=False,
+            encryption_secret_uuid=None, encryption_format=None, encryption_options=None)
+        made.objects.append(objects.BlockDeviceMapping(**dict(values, **asked)))
+    return made
+
+
 class Golden(test_driver.LibvirtConnTestCase):
     def runTest(self):
         with open(os.path.join(HERE, 'cases.json')) as cases:
@@ -59,18 +79,41 @@ class Golden(test_driver.LibvirtConnTestCase):
                     continue
                 with open(os.path.join(OUT, case['name'] + '.xml'), 'w') as out:
                     out.write(xml)
+                if self.names:
+                    with open(os.path.join(OUT, case['name'] + '.json'), 'w') as out:
+                        json.dump(self.names, out, indent=1)
+                        out.write('\n')
+
+    def block_devices(self, case, driver, instance, meta):
+        """What the compute manager makes of the mappings for the driver."""
+        if 'bdms' not in case:
+            return None
+        bdms = mappings(case)
+        if not case.get('named'):
+            compute = manager.ComputeManager.__new__(manager.ComputeManager)
+            compute.driver = driver
+            with mock.patch.object(objects.BlockDeviceMapping, 'save'):
+                compute._default_block_device_names(instance, meta, bdms)
+            keys = ('device_name', 'disk_bus', 'device_type')
+            self.names = {'root_device_name': instance.root_device_name,
+                          'bdms': [{key: getattr(bdm, key) for key in keys} for bdm in bdms]}
+        return virt_driver.get_block_device_info(instance, bdms)
 
     def render(self, case):
+        self.names = None
         options = dict(virt_type='kvm', num_pcie_ports=0, rx_queue_size=None, cpu_mode=None,
                        cpu_models=[], cpu_model_extra_flags=[], disk_prefix=None,
                        disk_cachemodes=[], hw_disk_discard=None, mem_stats_period_seconds=10,
-                       tb_cache_size=None, sysinfo_serial='unique')
+                       tb_cache_size=None, sysinfo_serial='unique', images_type='default')
         options.update(case.get('options', {}))
         self.flags(instances_path='/var/lib/nova/instances')
         self.flags(enabled=options.pop('vnc', True), server_listen='10.66.0.11', group='vnc')
         self.flags(enabled=options.pop('spice', False), agent_enabled=True,
                    server_listen='127.0.0.1', group='spice')
         self.flags(enabled=options.pop('serial_console', False), group='serial_console')
+        self.flags(config_drive_format=options.pop('config_drive_format', 'iso9660'))
+        self.flags(preallocate_images=options.pop('preallocate_images', 'none'))
+        self.flags(max_disk_devices_to_attach=options.pop('max_disk_devices', -1), group='compute')
         self.flags(pointer_model=options.pop('pointer_model', 'usbtablet'))
         self.flags(group='libvirt', **options)
         extra = case.get('flavor', {})
@@ -97,6 +140,8 @@ class Golden(test_driver.LibvirtConnTestCase):
             project_id='1636986d9ad64a04986c679176c6d90f', system_metadata=system_metadata,
             config_drive='True' if case.get('config_drive') else '',
             os_type=case.get('os_type'), ephemeral_gb=flavor.ephemeral_gb,
+            root_device_name=case.get('root_device_name'),
+            default_ephemeral_device=None, default_swap_device=None,
             kernel_id='kernel' if case.get('kernel') else '',
             ramdisk_id='ramdisk' if case.get('kernel') else ''))
         vifs = network_model.NetworkInfo(
@@ -113,9 +158,15 @@ class Golden(test_driver.LibvirtConnTestCase):
                 mock.patch('nova.virt.libvirt.host.Host.supports_uefi',
                            new_callable=mock.PropertyMock, return_value=True):
             driver = libvirt_driver.LibvirtDriver(fake.FakeVirtAPI(), True)
-            disk_info = blockinfo.get_disk_info(CONF.libvirt.virt_type, instance, meta)
+            devices = self.block_devices(case, driver, instance, meta)
+            disk_info = blockinfo.get_disk_info(CONF.libvirt.virt_type, instance, meta, devices)
             guest = driver._get_guest_config(instance, vifs, meta, disk_info,
-                                             context=self.context)
+                                             context=self.context, block_device_info=devices)
+            if self.names:
+                self.names['ec2'] = block_device.instance_block_mapping(
+                    instance, mappings(dict(case, bdms=[
+                        dict(asked, **{key: named[key] for key in named})
+                        for asked, named in zip(case['bdms'], self.names['bdms'])])))
             return guest.to_xml()
 
 
