@@ -25,6 +25,7 @@ from nova_client import Guest, error_name, image, run
 from scenarios import SCENARIOS, scenario
 from world import World
 
+
 def fails_with(names, action):
     """Runs `action`, which has to fail with one of the exception classes `names`."""
     try:
