@@ -138,6 +138,16 @@ impl FakeAgent {
                 self.records.destroy(&context, &mut record).await.unwrap();
                 Ok(Value::Null)
             }
+            "snapshot_instance" => {
+                let url = url::Url::parse(request.args["image_id"].as_str().unwrap()).unwrap();
+                std::fs::write(url.to_file_path().unwrap(), "image").unwrap();
+                self.settle(
+                    self.records.receive(&context, message()).await.unwrap(),
+                    VmState::Active,
+                )
+                .await;
+                Ok(Value::Null)
+            }
             method => {
                 let vm_state = match method {
                     "stop_instance" => VmState::Stopped,

@@ -407,7 +407,7 @@ impl Images for HostImages {
 const UNLISTED: [&str; 3] = ["disk.config", "kernel", "ramdisk"];
 
 /// Removes a tree without following links, the tree's own root included; absent is success.
-fn remove_tree(path: &Path) -> io::Result<()> {
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     let removed = match path.symlink_metadata() {
         Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
         Ok(_) => std::fs::remove_file(path),

@@ -229,6 +229,7 @@ impl Workflow for Spawn {
                 Ok(on.records.save(stage.context, instance, building()).await?)
             }
             Step::AllocateNetwork => {
+                self.enter(TaskState::Spawning, stage).await?;
                 let instance = &mut self.subject.instance;
                 self.vifs =
                     on.network.allocate(stage.context, instance, &self.build.wanted).await?;
@@ -240,7 +241,7 @@ impl Workflow for Spawn {
                 });
                 Ok(())
             }
-            // Before the network, as nova has it, which makes its ports beside everything up to here.
+            // Before the network: nova makes the ports beside everything up to the guest's start.
             Step::MapBlockDevices => {
                 self.enter(TaskState::Networking, stage).await?;
                 let (instance, image) = (&mut self.subject.instance, &self.build.image_meta);
@@ -252,7 +253,6 @@ impl Workflow for Spawn {
                 self.enter(TaskState::BlockDeviceMapping, stage).await
             }
             Step::FetchImage => {
-                self.enter(TaskState::Spawning, stage).await?;
                 let fetch = on.images.cache(stage.context, &self.build.image, &report);
                 let base = stage.unless_given_up(fetch).await?;
                 check_fits(&base, self.root_gib())?;

@@ -2,6 +2,8 @@
 //! nova: compute/manager.py, _do_build_and_run_instance, _build_resources,
 //! _cleanup_allocated_networks; virt/libvirt/driver.py, _cleanup
 
+use tracing::warn;
+
 use super::StepResult;
 use super::engine::{Stage, Workflow};
 use super::instance::{note_cleaned, unless_deleting};
@@ -13,6 +15,7 @@ use crate::model::class::Class;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::notify::{Action, Details, Phase};
 use crate::records::Expected;
+use crate::telemetry::Chain;
 
 /// Whether the ports are this build's, in the instance's system metadata.
 pub const NETWORK_ALLOCATED: &str = "network_allocated";
@@ -88,7 +91,14 @@ impl Spawn {
         }
         self.leave_host(stage).await?;
         let (instance, keep) = (&mut self.subject.instance, self.build.wanted.ports());
-        stage.on.network.deallocate(stage.context, instance, &keep).await?;
+        match stage.on.network.deallocate(stage.context, instance, &keep).await {
+            // They are its owner's project's and found by its uuid: whoever deletes it takes them away.
+            Err(error) if error.class() == Class::Transient => {
+                warn!(error = %Chain(&error), "the failed build's ports may be left");
+                return Ok(());
+            }
+            deallocated => deallocated?,
+        }
         self.vifs.clear();
         place_vifs(instance, &[]);
         self.note_no_network(stage).await
