@@ -3,6 +3,8 @@
 //! Text, or a JSON object a line, to stderr or a file; or journald with its fields. The level is
 //! `[DEFAULT] debug`'s, unless the environment's `RUST_LOG` says more exactly.
 
+mod journald;
+
 use std::error::Error;
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -22,6 +24,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt as format, reload};
 
+use self::journald::Journald;
 use crate::config::Config;
 use crate::config::hypernova::LogFormat;
 use crate::model::class::Class;
@@ -171,12 +174,9 @@ fn build(
         LogFormat::Json => Box::new(
             format::layer().fmt_fields(JsonFields::new()).event_format(Json).with_writer(lines),
         ),
-        LogFormat::Journald => Box::new(
-            tracing_journald::Layer::new()
-                .map_err(TelemetryError::Journald)?
-                .with_field_prefix(None)
-                .with_syslog_identifier("hypernova".to_owned()),
-        ),
+        LogFormat::Journald => {
+            Box::new(Journald::new(journald::SOCKET.as_ref()).map_err(TelemetryError::Journald)?)
+        }
     };
     let subscriber = Registry::default().with(filter).with(layer);
     Ok((subscriber, Telemetry { filter: handle, output }))

@@ -3,7 +3,7 @@
 #
 #   tests/install.sh build    compiler, libvirt's headers, Rust
 #   tests/install.sh run      that, and libvirt, QEMU and the tools of the guest image
-#   tests/install.sh test     that, and RabbitMQ, Open vSwitch and Python for the tests
+#   tests/install.sh test     that, and RabbitMQ, Open vSwitch, Python and other shells for the tests
 #
 # A second call changes nothing and takes a second. What the package managers say is in $log.
 set -euo pipefail
@@ -34,7 +34,7 @@ run | test)
   ;;
 *) die "usage: install.sh build|run|test" ;;
 esac
-[ "$mode" = test ] && others="$others rabbitmq-server python3 python3-venv openssl openvswitch-switch"
+[ "$mode" = test ] && others="$others rabbitmq-server python3 python3-venv openssl openvswitch-switch systemd zsh fish"
 
 absent() { # those of the given packages that aren't installed
   comm -23 <(printf '%s\n' "$@" | sort -u) \
@@ -85,6 +85,17 @@ rust_is_new_enough() {
     [ "$(printf '%s\n' "$wanted" "${have%%-*}" | sort -V | head -1)" = "$wanted" ]
 }
 
+# Rust's own installer: what https://sh.rustup.rs fetches, from where it fetches it.
+rustup_init() {
+  local from=https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu/rustup-init to=$top/target/rustup-init
+  curl -fsSL --retry 2 --connect-timeout 10 -o "$to" "$from" 2>>"$log" &&
+    [ "$(curl -fsSL --retry 2 --connect-timeout 10 "$from.sha256" 2>>"$log" | cut -c-64)" = "$(sha256sum "$to" | cut -c-64)" ] ||
+    die "Rust $wanted or newer is needed: there is no package rustup here and $from can't be had. \
+Install a toolchain by hand, then run this again."
+  chmod 755 "$to"
+  quietly "$to" -y --no-modify-path --profile minimal --default-toolchain stable
+}
+
 install_rust() {
   wanted=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$top/Cargo.toml")
   local parts=""
@@ -95,14 +106,7 @@ install_rust() {
   [ "$mode" = test ] && parts="rustfmt clippy"
   say "installing Rust (at least $wanted)"
   if ! command -v rustup >/dev/null; then
-    if apt-cache show rustup >/dev/null 2>&1 && apt-get install -q -y --no-remove rustup >>"$log" 2>&1 </dev/null; then
-      :
-    elif curl -fsSL --retry 2 --connect-timeout 10 https://sh.rustup.rs -o "$top/target/rustup-init.sh" 2>>"$log"; then
-      quietly sh "$top/target/rustup-init.sh" -y --no-modify-path --profile minimal --default-toolchain stable
-    else
-      die "Rust $wanted or newer is needed: there is no package rustup here and https://sh.rustup.rs can't be reached. \
-Install a toolchain by hand, then run this again."
-    fi
+    { apt-cache show rustup >/dev/null 2>&1 && apt-get install -q -y --no-remove rustup >>"$log" 2>&1 </dev/null; } || rustup_init
   fi
   hash -r
   rust_is_new_enough || quietly rustup toolchain install --no-self-update --profile minimal stable

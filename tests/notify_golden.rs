@@ -12,7 +12,7 @@ use hypernova::notify::fake::Recorder;
 use hypernova::notify::{Action, Details, Event, InstanceEvent, Notifier, Phase};
 use serde_json::{Value, json};
 
-const ACTIONS: [Action; 10] = [
+const ACTIONS: [Action; 12] = [
     Action::Create,
     Action::Delete,
     Action::Shutdown,
@@ -23,6 +23,8 @@ const ACTIONS: [Action; 10] = [
     Action::Unpause,
     Action::Suspend,
     Action::Resume,
+    Action::Snapshot,
+    Action::TriggerCrashDump,
 ];
 
 fn phase(name: &str) -> Phase {
@@ -83,6 +85,7 @@ fn every_payload_is_the_one_that_nova_makes() {
                 details: Details {
                     raised: raised.as_ref(),
                     block_devices: devices.as_deref(),
+                    snapshot_image_id: extra["snapshot_image_id"].as_str(),
                     image_name: extra["image_name"].as_str(),
                 },
             })

@@ -17,8 +17,8 @@ use tracing::{error, info, warn};
 
 use crate::config::hypernova::ControlPlane;
 use crate::config::{Config, ConfigError, Source};
-use crate::dispatch::Dispatcher;
 use crate::dispatch::own::OwnRequests;
+use crate::dispatch::{Dispatcher, Limits};
 use crate::health::{Component, Health, HealthError, HealthServer, Metrics, State};
 use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::images::ImageError;
@@ -68,8 +68,8 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// Requests from the socket that wait for the server.
 const SOCKET_BACKLOG: usize = 64;
 
-/// `max_concurrent_builds = 0`: as many as there are.
-const UNLIMITED_BUILDS: usize = 1 << 16;
+/// `max_concurrent_builds = 0` and the like: as many as there are.
+const UNLIMITED: usize = 1 << 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -187,12 +187,15 @@ pub async fn serve(
         }
     };
     let Some(plane) = plane else { return Ok(()) };
-    let builds = match config.default_.max_concurrent_builds {
-        0 => UNLIMITED_BUILDS,
-        builds => builds as usize,
+    let limit = |option: u32| if option == 0 { UNLIMITED } else { option as usize };
+    let limits = Limits {
+        builds: limit(config.default_.max_concurrent_builds),
+        snapshots: limit(config.default_.max_concurrent_snapshots),
     };
-    let dispatcher = Dispatcher::new(plane.backends, journal.clone(), metrics.clone(), builds);
-    let socket = LocalServer::listen(&config.hypernova.socket).await?;
+    let dispatcher = Dispatcher::new(plane.backends, journal.clone(), metrics.clone(), limits);
+    let socket =
+        LocalServer::listen(&config.hypernova.socket, config.hypernova.socket_group.as_deref())
+            .await?;
     dispatcher.prune().await?;
     relearn(dispatcher.backends()).await;
     let resumed = dispatcher.resume().await?;

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::connect::Connected;
 use super::network::neutron;
-use super::options::{images_from, settings};
+use super::options::{images_from, settings, snapshots};
 use super::{AgentError, Plane};
 use crate::config::{Config, Source};
 use crate::health::Metrics;
@@ -99,10 +99,13 @@ pub(super) async fn plane(start: Start<'_>) -> Result<Option<Plane>, AgentError>
         tracker.adopt(record);
     }
     let neutron = neutron(config, session.service(Service::Neutron), Arc::new(conductor.clone()));
+    let glance = Arc::new(Glance::new(&session, &config.glance));
     let tracked = config.filter_scheduler.track_instance_changes;
     let backends = Backends {
         hypervisor: connected.hypervisor.clone(),
-        images: images_from(config, Arc::new(Glance::new(&session, &config.glance)))?,
+        images: images_from(config, glance.clone())?,
+        snapshots: snapshots(config)?,
+        sink: glance,
         network: Arc::new(neutron),
         records: records.clone(),
         claims: tracker.clone(),

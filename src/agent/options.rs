@@ -14,6 +14,11 @@ use crate::hypervisor::libvirt::LibvirtOptions;
 use crate::hypervisor::spec::SpiceOptions;
 use crate::images::blank::FileSystems;
 use crate::images::config_disk::ConfigDriveFormat;
+use crate::images::qemu_img::QemuImg;
+use crate::images::sink::ImageSink;
+use crate::images::sink::file::FileSink;
+use crate::images::snapshots::host::HostSnapshots;
+use crate::images::snapshots::{SnapshotFormat, Snapshots};
 use crate::images::source::{FilePolicy, StandaloneSource};
 use crate::images::store::{HostImages, StoreOptions};
 use crate::images::{ImageSource, Images};
@@ -26,7 +31,7 @@ use crate::rpc::watchdog::Watchdog;
 use crate::workflow::plug_events::PlugSettings;
 use crate::workflow::serial_ports::SerialPorts;
 use crate::workflow::vendor_data::VendorDataSettings;
-use crate::workflow::{ConsoleSettings, Settings};
+use crate::workflow::{ConsoleSettings, Settings, SnapshotSettings};
 
 /// What `transport_url` is when nobody has set it.
 const NO_BUS: &str = "rabbit://";
@@ -58,6 +63,7 @@ pub(super) fn images_from(
     source: Arc<dyn ImageSource>,
 ) -> Result<Arc<dyn Images>, AgentError> {
     let mut options = StoreOptions::new(&config.default_.instances_path);
+    options.qemu_img = qemu_img(config);
     options.cache_subdirectory = config.image_cache.subdirectory_name.clone();
     options.force_raw_images = config.default_.force_raw_images;
     options.images_type = config.libvirt.images_type.as_str().to_owned();
@@ -72,9 +78,31 @@ pub(super) fn images_from(
         configured::ConfigDriveFormat::Iso9660 => ConfigDriveFormat::Iso9660,
         configured::ConfigDriveFormat::Vfat => ConfigDriveFormat::Vfat,
     };
-    options.qemu_img.long_deadline = config.hypernova.qemu_img_timeout;
-    options.qemu_img.memory_bytes = config.hypernova.qemu_img_memory_mib.saturating_mul(1 << 20);
     Ok(Arc::new(HostImages::new(options, source)?))
+}
+
+fn qemu_img(config: &Config) -> QemuImg {
+    QemuImg {
+        long_deadline: config.hypernova.qemu_img_timeout,
+        memory_bytes: config.hypernova.qemu_img_memory_mib.saturating_mul(1 << 20),
+        ..QemuImg::default()
+    }
+}
+
+/// Where snapshots are made.
+///
+/// # Errors
+/// [`AgentError::Images`] for a directory that isn't absolute.
+pub(super) fn snapshots(config: &Config) -> Result<Arc<dyn Snapshots>, AgentError> {
+    let (libvirt, qemu_img) = (&config.libvirt, qemu_img(config));
+    let (directory, compress) = (&libvirt.snapshots_directory, libvirt.snapshot_compression);
+    Ok(Arc::new(HostSnapshots::new(directory.clone(), compress, qemu_img)?))
+}
+
+/// Snapshots as files.
+pub(super) fn standalone_sink(config: &Config) -> Arc<dyn ImageSink> {
+    let policy = FilePolicy::Under(config.hypernova.image_directories.clone());
+    Arc::new(FileSink::new(policy, qemu_img(config)))
 }
 
 /// Images by file and URL.
@@ -127,6 +155,14 @@ pub(super) fn settings(
         guest: guest_options(config),
         guest_host,
         preallocate_space: preallocates(config),
+        snapshots: SnapshotSettings {
+            format: config
+                .libvirt
+                .snapshot_image_format
+                .and_then(|format| SnapshotFormat::parse(format.as_str())),
+            live: !config.workarounds.disable_libvirt_livesnapshot,
+            copy_timeout: config.hypernova.qemu_img_timeout,
+        },
         serial_ports: serial.enabled.then(|| {
             let range = serial.port_range.0.clone();
             Arc::new(SerialPorts::new(&serial.proxyclient_address, range))

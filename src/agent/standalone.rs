@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::connect::Connected;
-use super::options::{images_from, settings, standalone_source};
+use super::options::{images_from, settings, snapshots, standalone_sink, standalone_source};
 use super::{AgentError, Plane};
 use crate::config::Config;
 use crate::network::standalone::StandaloneNetwork;
@@ -24,6 +24,8 @@ pub(super) fn plane(
     let backends = Backends {
         hypervisor: connected.hypervisor.clone(),
         images: images_from(config, standalone_source(config))?,
+        snapshots: snapshots(config)?,
+        sink: standalone_sink(config),
         network: Arc::new(StandaloneNetwork::new(config.hypernova.default_network.as_str())?),
         records: Arc::new(records.clone()),
         claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),

@@ -1,7 +1,7 @@
 //! `stop start reboot pause unpause suspend resume`: nova's requests that change a guest's power,
 //! as nova-api sends them. What sets them apart is a table; the rest is the same for all.
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::model::time::Timestamp;
 #[derive(Debug, Clone, Args)]
 pub struct NamesArgs {
     /// The instances: names, uuids, or beginnings of uuids
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", value_hint = ValueHint::Other)]
     pub names: Vec<String>,
 
     /// Don't wait until it is done
@@ -102,13 +102,7 @@ impl Action {
 
     /// The request about an instance whose primitive is on record.
     pub fn request(self, primitive: &Value) -> AgentRequest {
-        let mut instance = primitive.clone();
-        if let Some(object) = instance.as_object_mut() {
-            object.shift_remove("nova_object.changes");
-        }
-        instance["nova_object.data"]["task_state"] = json!(self.task_state().as_str());
-        instance["nova_object.data"]["progress"] = json!(0);
-        let instance = ("instance", instance);
+        let instance = ("instance", instance_argument(primitive, self.task_state()));
         match self {
             Self::Stop { clean } => {
                 AgentRequest::nova("stop_instance", [instance, ("clean_shutdown", json!(clean))])
@@ -132,6 +126,17 @@ impl Action {
             }
         }
     }
+}
+
+/// An instance on record, as nova-api sends it once it has set the task.
+pub fn instance_argument(primitive: &Value, task_state: TaskState) -> Value {
+    let mut instance = primitive.clone();
+    if let Some(object) = instance.as_object_mut() {
+        object.shift_remove("nova_object.changes");
+    }
+    instance["nova_object.data"]["task_state"] = json!(task_state.as_str());
+    instance["nova_object.data"]["progress"] = json!(0);
+    instance
 }
 
 pub async fn stop(args: &StopArgs, agent: &dyn Agent, output: &mut Output) -> Result<u8, Failure> {

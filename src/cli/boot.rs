@@ -1,6 +1,6 @@
 //! `hypernova boot`: a guest from an image, in one command.
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use serde_json::json;
 
 use super::agent_client::{Agent, AgentRequest};
@@ -18,6 +18,7 @@ use crate::model::time::Timestamp;
 #[derive(Debug, Clone, Args)]
 pub struct BootArgs {
     /// The instance's name; the guest's host name is made of it
+    #[arg(value_hint = ValueHint::Other)]
     pub name: String,
 
     #[command(flatten)]
@@ -113,6 +114,16 @@ mod tests {
         let ran = run(Some(&agent), ["boot", "two", "--image", path]).await;
         assert_eq!(ran.code, 1);
         assert!(ran.err.starts_with("hypernova: can't reach the agent at "), "{}", ran.err);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_build_that_has_only_begun_has_not_failed() {
+        let (agent, image) = (FakeAgent::new(), image());
+        agent.hide_workflow();
+        let path = image.path().to_str().unwrap();
+        let ran = run(Some(&agent), ["--json", "boot", "web", "--image", path]).await;
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+        assert_eq!(ran.json()["instance"]["vm_state"], "active");
     }
 
     #[tokio::test(start_paused = true)]

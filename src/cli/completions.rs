@@ -1,6 +1,8 @@
 //! `hypernova completions`: a shell's completions, to standard output.
 
-use clap::{Args, CommandFactory};
+use std::fmt::Write as _;
+
+use clap::{Arg, Args, Command, CommandFactory, ValueHint};
 use clap_complete::Shell;
 
 use super::Cli;
@@ -14,7 +16,44 @@ pub struct CompletionsArgs {
 
 pub fn run(args: &CompletionsArgs, output: &mut Output) -> Result<u8, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "hypernova", &mut script);
+    let mut command = Cli::command();
+    clap_complete::generate(args.shell, &mut command, "hypernova", &mut script);
+    if args.shell == Shell::Fish {
+        script.extend(fish_arguments(&command).into_bytes());
+    }
     output.bytes(&script)?;
     Ok(0)
+}
+
+/// What clap_complete leaves out for fish: arguments without a flag, for which fish offers file
+/// names unless told otherwise.
+fn fish_arguments(command: &Command) -> String {
+    let mut lines = String::new();
+    for subcommand in command.get_subcommands() {
+        let takes_files = |arg: &Arg| {
+            matches!(
+                arg.get_value_hint(),
+                ValueHint::AnyPath | ValueHint::FilePath | ValueHint::DirPath
+            )
+        };
+        if subcommand.get_positionals().any(takes_files) {
+            continue;
+        }
+        let values: Vec<_> = subcommand
+            .get_positionals()
+            .flat_map(Arg::get_possible_values)
+            .map(|value| value.get_name().to_owned())
+            .collect();
+        let name = subcommand.get_name();
+        let offer = match values.is_empty() {
+            true => String::new(),
+            false => format!(" -a \"{}\"", values.join(" ")),
+        };
+        writeln!(
+            lines,
+            "complete -c hypernova -n \"__fish_hypernova_using_subcommand {name}\" -f{offer}"
+        )
+        .expect("a string takes all");
+    }
+    lines
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -30,10 +30,11 @@ const TAIL_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, Args)]
 pub struct ConsoleArgs {
     /// The instance: its name, its uuid, or the beginning of its uuid
+    #[arg(value_hint = ValueHint::Other)]
     pub name: String,
 
     /// Only the last lines
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
     pub lines: Option<u32>,
 
     /// Go on as the guest writes, until the instance is deleted
@@ -41,11 +42,11 @@ pub struct ConsoleArgs {
     pub follow: bool,
 
     /// Follow until the guest has written TEXT
-    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", value_hint = ValueHint::Other, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub until: Option<String>,
 
     /// Fail when TEXT isn't there after so many seconds
-    #[arg(long, value_name = "SECONDS", requires = "until")]
+    #[arg(long, value_name = "SECONDS", value_hint = ValueHint::Other, requires = "until")]
     pub timeout: Option<u64>,
 
     /// Tell where the graphical console is instead

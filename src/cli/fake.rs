@@ -39,6 +39,7 @@ struct State {
     refusal: Option<(&'static str, CallFailure)>,
     build_fault: Option<String>,
     deaf: bool,
+    hides_workflow: bool,
     away: u32,
     console_log: Option<String>,
 }
@@ -72,6 +73,11 @@ impl FakeAgent {
     /// Casts are lost.
     pub fn be_deaf(&self) {
         self.state().deaf = true;
+    }
+
+    /// The next look at the workflows comes a moment too early to see the build's.
+    pub fn hide_workflow(&self) {
+        self.state().hides_workflow = true;
     }
 
     /// The next requests find nobody, once a build is under way.
@@ -132,6 +138,16 @@ impl FakeAgent {
                 self.records.destroy(&context, &mut record).await.unwrap();
                 Ok(Value::Null)
             }
+            "snapshot_instance" => {
+                let url = url::Url::parse(request.args["image_id"].as_str().unwrap()).unwrap();
+                std::fs::write(url.to_file_path().unwrap(), "image").unwrap();
+                self.settle(
+                    self.records.receive(&context, message()).await.unwrap(),
+                    VmState::Active,
+                )
+                .await;
+                Ok(Value::Null)
+            }
             method => {
                 let vm_state = match method {
                     "stop_instance" => VmState::Stopped,
@@ -176,6 +192,9 @@ impl FakeAgent {
     /// Each look at the workflows takes a build one step on.
     async fn work(&self) -> Result<Value, CallFailure> {
         let Some((uuid, step)) = self.state().building else { return Ok(json!([])) };
+        if std::mem::take(&mut self.state().hides_workflow) {
+            return Ok(json!([]));
+        }
         if step < STEPS {
             self.state().building = Some((uuid, step + 1));
             return Ok(json!([{

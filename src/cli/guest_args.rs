@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use crate::images::blank::FILE_SYSTEMS;
 
@@ -10,11 +10,11 @@ use crate::images::blank::FILE_SYSTEMS;
 #[derive(Debug, Clone, Args)]
 pub struct GuestArgs {
     /// Disk image: a file of this host, or an http(s) URL that the agent fetches
-    #[arg(long, value_name = "PATH|URL")]
+    #[arg(long, value_name = "PATH|URL", value_hint = ValueHint::FilePath)]
     pub image: String,
 
-    /// What the image must hash to: md5, sha1, sha256 or sha512
-    #[arg(long, value_name = "ALGORITHM:HEX", value_parser = parse_checksum)]
+    /// What the image must hash to, as ALGORITHM:HEX: md5, sha1, sha256 or sha512
+    #[arg(long, value_name = "CHECKSUM", value_hint = ValueHint::Other, value_parser = parse_checksum)]
     pub checksum: Option<DeclaredChecksum>,
 
     /// The image's format, checked against its content [default: by its name, or by its content]
@@ -22,23 +22,23 @@ pub struct GuestArgs {
     pub image_format: Option<String>,
 
     /// Kernel to boot directly, without a boot loader
-    #[arg(long, value_name = "PATH|URL")]
+    #[arg(long, value_name = "PATH|URL", value_hint = ValueHint::FilePath)]
     pub kernel: Option<String>,
 
     /// Ramdisk for the kernel
-    #[arg(long, value_name = "PATH|URL", requires = "kernel")]
+    #[arg(long, value_name = "PATH|URL", value_hint = ValueHint::FilePath, requires = "kernel")]
     pub ramdisk: Option<String>,
 
     /// Memory in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "MIB", value_hint = ValueHint::Other, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub memory: u32,
 
     /// Virtual CPUs
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub vcpus: u32,
 
     /// Root disk in GiB; 0: as large as the image
-    #[arg(long, value_name = "GIB", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    #[arg(long, value_name = "GIB", value_hint = ValueHint::Other, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     pub disk: u32,
 
     /// Ephemeral disk in GiB, with its file system (ext2, ext3, ext4, xfs) or the agent's own choice;
@@ -52,7 +52,7 @@ pub struct GuestArgs {
 
     /// Network: user, none, bridge:NAME or network:NAME; once for each interface
     /// [default: the agent's own default]
-    #[arg(long, value_name = "NETWORK")]
+    #[arg(long, value_name = "NETWORK", value_hint = ValueHint::Other)]
     pub network: Vec<String>,
 
     /// File with the ssh public key to put on the config drive
@@ -68,11 +68,11 @@ pub struct GuestArgs {
     pub config_drive: bool,
 
     /// Image property such as hw_disk_bus=scsi or os_command_line=…; may be repeated
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_hint = ValueHint::Other, value_parser = parse_pair)]
     pub property: Vec<(String, String)>,
 
     /// Flavor extra spec such as hw:cpu_policy=dedicated; may be repeated
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_hint = ValueHint::Other, value_parser = parse_pair)]
     pub extra_spec: Vec<(String, String)>,
 }
 

@@ -1,6 +1,6 @@
 //! `hypernova man`: the manual page, or that of one command, to standard output.
 
-use clap::{Args, CommandFactory};
+use clap::{Args, CommandFactory, ValueHint};
 use clap_mangen::Man;
 
 use super::Cli;
@@ -9,6 +9,7 @@ use super::output::{Failure, Output};
 #[derive(Debug, Clone, Args)]
 pub struct ManArgs {
     /// The command whose page to print [default: the page of all]
+    #[arg(value_hint = ValueHint::Other)]
     pub command: Option<String>,
 }
 

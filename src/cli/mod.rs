@@ -23,6 +23,7 @@ mod progress;
 pub mod resolve;
 pub mod serve;
 mod show;
+mod snapshot;
 mod table;
 mod view;
 mod wait;
@@ -83,6 +84,8 @@ pub enum Command {
     Suspend(action::NamesArgs),
     /// Let suspended guests run on
     Resume(action::NamesArgs),
+    /// Make an image of an instance's root disk, also while its guest runs
+    Snapshot(snapshot::SnapshotArgs),
     /// Show what a guest wrote to its serial console
     Console(console::ConsoleArgs),
     /// Delete instances with their disks
@@ -183,6 +186,7 @@ async fn dispatch(
         Command::Unpause(args) => action::run(args, action::Action::Unpause, agent, output).await,
         Command::Suspend(args) => action::run(args, action::Action::Suspend, agent, output).await,
         Command::Resume(args) => action::run(args, action::Action::Resume, agent, output).await,
+        Command::Snapshot(args) => snapshot::run(args, agent, output).await,
         Command::Console(args) => console::run(args, agent, output).await,
         Command::Delete(args) => delete::run(args, agent, output).await,
         Command::Node(_) => node::run(agent, output).await,

@@ -1,6 +1,6 @@
 //! `hypernova show`: all that the agent knows of one instance.
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use serde_json::Value;
 
 use super::agent_client::{Agent, AgentRequest};
@@ -12,6 +12,7 @@ use super::view::{Summary, detail, or_dash};
 #[derive(Debug, Clone, Args)]
 pub struct ShowArgs {
     /// The instance: its name, its uuid, or the beginning of its uuid
+    #[arg(value_hint = ValueHint::Other)]
     pub name: String,
 
     /// Ask the hypervisor for the guest's counters too

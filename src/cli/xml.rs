@@ -1,6 +1,6 @@
 //! `hypernova xml`: the domain XML for a flavor and an image, without booting.
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use serde_json::json;
 
 use super::build_message::Build;
@@ -11,7 +11,7 @@ use super::{ConfigArgs, Daemon};
 #[derive(Debug, Clone, Args)]
 pub struct XmlArgs {
     /// The instance's name
-    #[arg(default_value = "preview")]
+    #[arg(default_value = "preview", value_hint = ValueHint::Other)]
     pub name: String,
 
     #[command(flatten)]

@@ -143,6 +143,9 @@ section! {
     /// How many builds run at once; 0: any number.
     max_concurrent_builds: u32 = Opt::integer(0, u32::MAX as i64).default("10");
 
+    /// How many snapshots are made at once; 0: any number.
+    max_concurrent_snapshots: u32 = Opt::integer(0, u32::MAX as i64).default("5");
+
     /// How many guest CPUs a host CPU counts for. Unset: as placement has it.
     cpu_allocation_ratio: Option<f64> = Opt::float(0.0, f64::MAX);
 

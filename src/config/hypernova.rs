@@ -64,6 +64,10 @@ section! {
     /// The Unix socket that the `hypernova` commands talk to.
     socket: PathBuf = Opt::text().default("/run/hypernova/hypernova.sock");
 
+    /// The group whose members may use the socket; else only root may. A guest's disk can be made
+    /// of any file: a member is as good as root on this host.
+    socket_group: Option<String> = Opt::text();
+
     /// The journal of workflows, an SQLite file: what a restart resumes.
     journal: PathBuf = Opt::text().default("$state_path/hypernova/journal.db");
 

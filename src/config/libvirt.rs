@@ -61,6 +61,15 @@ choices! {
     Unique = "unique",
 }
 
+choices! {
+    /// What a snapshot becomes.
+    SnapshotImageFormat:
+    Raw = "raw",
+    Qcow2 = "qcow2",
+    Vmdk = "vmdk",
+    Vdi = "vdi",
+}
+
 /// nova: conf/libvirt.py, `QueueSizeType`.
 const QUEUE_SIZES: Kind = Kind::IntegerChoice(&[256, 512, 1024]);
 
@@ -91,6 +100,17 @@ section! {
 
     /// What instances' disks are.
     images_type: ImagesType = Opt::choice(ImagesType::CHOICES).default("default");
+
+    /// What a snapshot becomes. Unset: what the disk is.
+    snapshot_image_format: Option<SnapshotImageFormat> =
+        Opt::choice(SnapshotImageFormat::CHOICES);
+
+    /// Where snapshots are made before they are uploaded. Each needs as much space as the disk has
+    /// on the host, and one of a running guest the guest's part of that again.
+    snapshots_directory: PathBuf = Opt::text().default("$instances_path/snapshots");
+
+    /// Whether snapshots that are qcow2 are compressed: smaller, and much slower to make.
+    snapshot_compression: bool = Opt::boolean().default("false");
 
     /// Cache modes by kind of disk: file=directsync,block=none.
     disk_cachemodes: Vec<String> = Opt::list().default("");

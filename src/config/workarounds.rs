@@ -9,6 +9,10 @@ section! {
     /// Whether guests run without an APIC.
     libvirt_disable_apic: bool = Opt::boolean().default("false");
 
+    /// Whether snapshots are made of guests whose memory is saved meanwhile, and never of guests that
+    /// run.
+    disable_libvirt_livesnapshot: bool = Opt::boolean().default("false");
+
     /// Whether a guest that goes off by itself is noticed at once, by libvirt's events, and not only
     /// every sync_power_state_interval.
     handle_virt_lifecycle_events: bool = Opt::boolean().default("true");

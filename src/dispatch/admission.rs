@@ -20,6 +20,12 @@ pub enum RequestKind {
     Unpause,
     Suspend,
     Resume,
+    Snapshot,
+    Backup,
+    Quiesce,
+    Unquiesce,
+    SetPassword,
+    CrashDump,
 }
 
 /// The answer.
@@ -39,7 +45,7 @@ pub struct Refusal {
 }
 
 impl RequestKind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Build,
         Self::Delete,
         Self::Stop,
@@ -50,6 +56,12 @@ impl RequestKind {
         Self::Unpause,
         Self::Suspend,
         Self::Resume,
+        Self::Snapshot,
+        Self::Backup,
+        Self::Quiesce,
+        Self::Unquiesce,
+        Self::SetPassword,
+        Self::CrashDump,
     ];
 
     /// The request that a record came from.
@@ -67,6 +79,14 @@ impl RequestKind {
             AnyRecord::Unpause(_) => Self::Unpause,
             AnyRecord::Suspend(_) => Self::Suspend,
             AnyRecord::Resume(_) => Self::Resume,
+            AnyRecord::Snapshot(record) => match record.workflow.is_backup() {
+                true => Self::Backup,
+                false => Self::Snapshot,
+            },
+            AnyRecord::Quiesce(_) => Self::Quiesce,
+            AnyRecord::Unquiesce(_) => Self::Unquiesce,
+            AnyRecord::SetPassword(_) => Self::SetPassword,
+            AnyRecord::CrashDump(_) => Self::CrashDump,
         }
     }
 
@@ -74,9 +94,10 @@ impl RequestKind {
     /// the workflow while it runs.
     pub fn task_states(self) -> &'static [TaskState] {
         use TaskState::{
-            BlockDeviceMapping, Deleting, Networking, Pausing, PoweringOff, PoweringOn,
+            BlockDeviceMapping, Deleting, ImageBackup, ImagePendingUpload, ImageSnapshot,
+            ImageSnapshotPending, ImageUploading, Networking, Pausing, PoweringOff, PoweringOn,
             RebootPending, RebootPendingHard, RebootStarted, RebootStartedHard, Rebooting,
-            RebootingHard, Resuming, Scheduling, Spawning, Suspending, Unpausing,
+            RebootingHard, Resuming, Scheduling, Spawning, Suspending, Unpausing, UpdatingPassword,
         };
         match self {
             Self::Build => &[Scheduling, Networking, BlockDeviceMapping, Spawning],
@@ -89,6 +110,13 @@ impl RequestKind {
             Self::Unpause => &[Unpausing],
             Self::Suspend => &[Suspending],
             Self::Resume => &[Resuming],
+            Self::Snapshot => {
+                &[ImageSnapshotPending, ImageSnapshot, ImagePendingUpload, ImageUploading]
+            }
+            Self::Backup => &[ImageBackup, ImagePendingUpload, ImageUploading],
+            Self::SetPassword => &[UpdatingPassword],
+            // nova-api sets none for them.
+            Self::Quiesce | Self::Unquiesce | Self::CrashDump => &[],
         }
     }
 
@@ -104,6 +132,12 @@ impl RequestKind {
             Self::Unpause => "unpause",
             Self::Suspend => "suspend",
             Self::Resume => "resume",
+            Self::Snapshot => "snapshot",
+            Self::Backup => "back up",
+            Self::Quiesce => "quiesce",
+            Self::Unquiesce => "unquiesce",
+            Self::SetPassword => "set the password of",
+            Self::CrashDump => "trigger a crash dump of",
         }
     }
 }
@@ -111,7 +145,8 @@ impl RequestKind {
 /// Says whether `request` may start now. No clock, no I/O, no logging.
 ///
 /// The task state must be the request's own or none: another one means that something else is
-/// under way. Only a delete goes over everything.
+/// under way. Only a delete goes over everything, and an unquiesce over every task: what is frozen must
+/// be thawed, whatever has begun since.
 ///
 /// The states are those from which nova-api lets the request through (compute/api.py,
 /// `check_instance_state`), and those in which the request's end is reached already: a repeat then
@@ -125,7 +160,8 @@ pub fn admit(
     task_state: Option<TaskState>,
 ) -> Result<Admission, Refusal> {
     use RequestKind::{
-        Build, Delete, Pause, RebootHard, RebootSoft, Resume, Start, Stop, Suspend, Unpause,
+        Backup, Build, CrashDump, Delete, Pause, Quiesce, RebootHard, RebootSoft, Resume,
+        SetPassword, Snapshot, Start, Stop, Suspend, Unpause, Unquiesce,
     };
     use VmState::{Active, Building, Deleted, Error, Paused, Rescued, Stopped, Suspended};
     let free = task_state.is_none_or(|state| request.task_states().contains(&state));
@@ -140,9 +176,14 @@ pub fn admit(
         | (Pause, Some(Active | Rescued | Paused), true)
         | (Unpause, Some(Paused | Active), true)
         | (Suspend, Some(Active | Rescued | Suspended), true)
-        | (Resume, Some(Suspended | Active), true) => Ok(Admission::Run),
+        | (Resume, Some(Suspended | Active), true)
+        | (Snapshot | Backup, Some(Active | Stopped | Paused | Suspended), true)
+        | (Quiesce | SetPassword, Some(Active), true)
+        | (Unquiesce, Some(Active | Paused | Rescued | Error), _)
+        | (CrashDump, Some(Active | Paused | Rescued | Error), true) => Ok(Admission::Run),
         (
-            Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume,
+            Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume
+            | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump,
             ..,
         ) => Err(Refusal { request, vm_state, task_state }),
     }
@@ -194,10 +235,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_a_delete_starts_while_something_else_is_under_way() {
+    fn nothing_but_a_delete_and_a_thaw_starts_while_something_else_is_under_way() {
         for (request, vm, task) in cells() {
             let foreign = task.is_some_and(|task| !request.task_states().contains(&task));
-            if foreign && request != RequestKind::Delete {
+            let goes_over = [RequestKind::Delete, RequestKind::Unquiesce].contains(&request);
+            if foreign && !goes_over {
                 let refused = Err(Refusal { request, vm_state: vm, task_state: task });
                 assert_eq!(admit(request, vm, task), refused);
             }
@@ -231,6 +273,12 @@ mod tests {
             (RequestKind::Unpause, "active paused"),
             (RequestKind::Suspend, "active suspended rescued"),
             (RequestKind::Resume, "active suspended"),
+            (RequestKind::Snapshot, "active paused suspended stopped"),
+            (RequestKind::Backup, "active paused suspended stopped"),
+            (RequestKind::Quiesce, "active"),
+            (RequestKind::Unquiesce, "active paused rescued error"),
+            (RequestKind::SetPassword, "active"),
+            (RequestKind::CrashDump, "active paused rescued error"),
         ] {
             assert_eq!(row(request), expected, "{request:?}");
         }

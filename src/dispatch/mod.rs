@@ -82,10 +82,43 @@ struct Inner {
     metrics: Arc<Metrics>,
     queues: Mutex<HashMap<Uuid, Queue>>,
     endings: Mutex<Endings>,
-    /// `[DEFAULT] max_concurrent_builds`
-    builds: Semaphore,
+    turns: Turns,
     tasks: TaskTracker,
     park: CancellationToken,
+}
+
+/// How many of the long workflows run at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// `[DEFAULT] max_concurrent_builds`
+    pub builds: usize,
+    /// `[DEFAULT] max_concurrent_snapshots`: of backups, too.
+    pub snapshots: usize,
+}
+
+#[cfg(test)]
+impl Limits {
+    /// As many of each.
+    pub fn of_tests(each: usize) -> Self {
+        Self { builds: each, snapshots: each }
+    }
+}
+
+/// Their turns.
+struct Turns {
+    builds: Semaphore,
+    snapshots: Semaphore,
+}
+
+impl Turns {
+    /// The turns that a request waits for; `None`: it doesn't wait.
+    fn of(&self, kind: RequestKind) -> Option<&Semaphore> {
+        match kind {
+            RequestKind::Build => Some(&self.builds),
+            RequestKind::Snapshot | RequestKind::Backup => Some(&self.snapshots),
+            _ => None,
+        }
+    }
 }
 
 /// The queue of one instance; there is a task for it as long as it is in the map.
@@ -106,7 +139,7 @@ impl Dispatcher {
         backends: Backends,
         journal: Arc<dyn Journal>,
         metrics: Arc<Metrics>,
-        max_concurrent_builds: usize,
+        limits: Limits,
     ) -> Self {
         let inner = Inner {
             backends,
@@ -115,7 +148,10 @@ impl Dispatcher {
             metrics,
             queues: Mutex::default(),
             endings: Mutex::default(),
-            builds: Semaphore::new(max_concurrent_builds),
+            turns: Turns {
+                builds: Semaphore::new(limits.builds),
+                snapshots: Semaphore::new(limits.snapshots),
+            },
             tasks: TaskTracker::new(),
             park: CancellationToken::new(),
         };
@@ -354,23 +390,24 @@ impl Inner {
             match self.admit(record, controls).await {
                 Ok(Admission::Run) => {}
                 Ok(Admission::AlreadyDone) => {
-                    return self.close(record, Phase::Done, Outcome::AlreadyDone, controls).await;
+                    return self
+                        .close(record, Phase::Done, Outcome::AlreadyDone, running, controls)
+                        .await;
                 }
                 Err(Outcome::Parked) => return Outcome::Parked,
                 Err(outcome) => {
-                    return self.close(record, Phase::Refused, outcome, controls).await;
+                    return self.close(record, Phase::Refused, outcome, running, controls).await;
                 }
             }
         }
-        let is_build = RequestKind::of(record) == RequestKind::Build;
-        let _build = match is_build {
-            // A delete, or the end of the agent, doesn't wait for other builds.
-            true => tokio::select! {
-                permit = self.builds.acquire() => permit.ok(),
+        let _turn = match self.turns.of(RequestKind::of(record)) {
+            // A delete, or the end of the agent, doesn't wait for those of other instances.
+            Some(turns) => tokio::select! {
+                permit = turns.acquire() => permit.ok(),
                 () = controls.cancel.cancelled() => None,
                 () = controls.park.cancelled() => None,
             },
-            false => None,
+            None => None,
         };
         info!(steps = record.steps(), "started");
         let journal = self.journal.as_ref();
@@ -453,8 +490,14 @@ impl Inner {
         record: &mut AnyRecord,
         phase: Phase,
         outcome: Outcome,
+        running: &Running,
         controls: &Controls,
     ) -> Outcome {
+        if phase == Phase::Refused
+            && let Err(error) = record.turn_away(&self.backends, running).await
+        {
+            warn!(error = %Chain(&error), "what was made for a refused request is left");
+        }
         let kind = RequestKind::of(record);
         let context = record.context().clone();
         let instance = record.instance_mut();

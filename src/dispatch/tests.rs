@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Dispatcher, Outcome, Submission};
+use super::{Dispatcher, Limits, Outcome, Submission};
 use crate::health::Metrics;
 use crate::hypervisor::Hypervisor;
 use crate::model::class::Class;
@@ -26,7 +26,7 @@ use crate::workflow::world::{MemoryJournal, UUID, World, spawn, subject};
 
 pub(super) fn dispatcher(world: &World, builds: usize) -> Dispatcher {
     let journal = Arc::new(MemoryJournal::default());
-    Dispatcher::new(world.backends(), journal, Arc::new(Metrics::new()), builds)
+    Dispatcher::new(world.backends(), journal, Arc::new(Metrics::new()), Limits::of_tests(builds))
 }
 
 pub(super) fn request<W: Workflow>(id: &str, workflow: W) -> AnyRecord
@@ -191,7 +191,12 @@ async fn a_second_delete_finds_nothing_left_to_do() {
 
 fn on_disk(world: &World, directory: &tempfile::TempDir) -> Dispatcher {
     let journal = SqliteJournal::open(&directory.path().join("journal.db")).unwrap();
-    Dispatcher::new(world.backends(), Arc::new(journal), Arc::new(Metrics::new()), 1)
+    Dispatcher::new(
+        world.backends(),
+        Arc::new(journal),
+        Arc::new(Metrics::new()),
+        Limits::of_tests(1),
+    )
 }
 
 #[tokio::test(start_paused = true)]

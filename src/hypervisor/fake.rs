@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::block::{BlockCopy, BlockJob, BlockJobEvent, DomainDisk};
 use super::host::{Capabilities, DiskSize, DomainCapabilities, HostCpu, HostState};
 use super::libvirt::xml;
 use super::spec::{DomainSpec, GraphicsSpec, SerialSpec};
@@ -20,8 +21,10 @@ use super::{
 };
 use crate::hypervisor::spec::FirmwareFiles;
 use crate::model::class::Class;
+use crate::model::secret::Secret;
 use crate::model::state::PowerState;
 
+mod disks;
 mod host;
 
 /// State changes kept for a slow receiver.
@@ -39,6 +42,7 @@ const FIRST_VNC_PORT: u16 = 5900;
 pub struct FakeHypervisor {
     world: Mutex<World>,
     events: broadcast::Sender<DomainEvent>,
+    block_jobs: broadcast::Sender<BlockJobEvent>,
 }
 
 #[derive(Debug)]
@@ -55,6 +59,8 @@ struct World {
     unstoppable: bool,
     /// Saves under way, and when they end.
     saving: BTreeMap<Uuid, Instant>,
+    /// Block jobs, and what guest agents were asked.
+    disks: disks::Disks,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,8 +128,10 @@ impl FakeHypervisor {
             save_time: Duration::ZERO,
             unstoppable: false,
             saving: BTreeMap::new(),
+            disks: disks::Disks::default(),
         };
-        Self { world: Mutex::new(world), events }
+        let (block_jobs, _) = broadcast::channel(EVENT_BACKLOG);
+        Self { world: Mutex::new(world), events, block_jobs }
     }
 
     /// The next `call` fails and changes nothing.
@@ -330,6 +338,8 @@ impl World {
         let Some(domain) = self.domains.get_mut(&uuid).filter(|domain| domain.is_active()) else {
             return;
         };
+        // A job on a disk ends with its guest.
+        self.disks.forget(uuid);
         domain.id = None;
         domain.power_state = power_state;
         domain.reason = reason.into();
@@ -624,6 +634,73 @@ impl Hypervisor for FakeHypervisor {
     async fn disk_sizes(&self) -> Result<Vec<DiskSize>, HypervisorError> {
         // The fake's disks have no sizes.
         self.call("disk_sizes", |_| Ok(Vec::new())).await
+    }
+
+    async fn disks(&self, uuid: Uuid) -> Result<Vec<DomainDisk>, HypervisorError> {
+        self.call("disks", |world| Ok(disks::of_spec(&world.found(uuid)?.spec))).await
+    }
+
+    async fn start_block_copy(&self, uuid: Uuid, copy: &BlockCopy) -> Result<(), HypervisorError> {
+        self.call("start_block_copy", |world| world.start_copy(uuid, copy)).await
+    }
+
+    async fn block_job(
+        &self,
+        uuid: Uuid,
+        target: &str,
+    ) -> Result<Option<BlockJob>, HypervisorError> {
+        self.call("block_job", |world| Ok(world.disks.job(uuid, target))).await
+    }
+
+    async fn abort_block_job(&self, uuid: Uuid, target: &str) -> Result<bool, HypervisorError> {
+        self.call("abort_block_job", |world| Ok(world.disks.abort(uuid, target))).await
+    }
+
+    async fn freeze(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.call("freeze", |world| {
+            world.ask_agent("freeze", uuid)?;
+            world.disks.frozen.insert(uuid);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn thaw(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.call("thaw", |world| {
+            world.ask_agent("thaw", uuid)?;
+            world.disks.frozen.remove(&uuid);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn set_user_password(
+        &self,
+        uuid: Uuid,
+        user: &str,
+        password: &Secret,
+    ) -> Result<(), HypervisorError> {
+        self.call("set_user_password", |world| {
+            world.ask_agent("set user password", uuid)?;
+            world.disks.passwords.insert((uuid, user.to_owned()), password.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn inject_nmi(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.call("inject_nmi", |world| {
+            if !world.ours(uuid)?.is_active() {
+                return Err(wrong_state("inject NMI", "domain is not running"));
+            }
+            *world.disks.interrupts.entry(uuid).or_default() += 1;
+            Ok(())
+        })
+        .await
+    }
+
+    fn block_job_events(&self) -> broadcast::Receiver<BlockJobEvent> {
+        self.block_jobs.subscribe()
     }
 
     fn events(&self) -> broadcast::Receiver<DomainEvent> {

@@ -12,14 +12,17 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::model::class::Class;
+use crate::model::secret::Secret;
 use crate::model::state::PowerState;
 
+pub mod block;
 pub mod fake;
 pub mod guest;
 pub mod host;
 pub mod libvirt;
 pub mod spec;
 
+use block::{BlockCopy, BlockJob, BlockJobEvent, DomainDisk};
 use host::{Capabilities, DiskSize, DomainCapabilities, HostCpu, HostState};
 use spec::{DomainSpec, FirmwareFiles};
 
@@ -223,6 +226,46 @@ pub trait Hypervisor: Send + Sync {
     /// hypervisor.
     async fn disk_sizes(&self) -> Result<Vec<DiskSize>, HypervisorError>;
 
+    /// The disks of the domain as it runs, or as it will: in the definition's order.
+    async fn disks(&self, uuid: Uuid) -> Result<Vec<DomainDisk>, HypervisorError>;
+
+    /// Begins to copy a disk of a running domain. A job that is there already is in the way of
+    /// another one: `Refused`. The definition stays as it is, and the job doesn't outlive the run.
+    async fn start_block_copy(&self, uuid: Uuid, copy: &BlockCopy) -> Result<(), HypervisorError>;
+
+    /// The job on a disk; `None` when there is none, or no such domain runs. A copy that fails, for
+    /// want of space say, is gone without having been ready.
+    async fn block_job(
+        &self,
+        uuid: Uuid,
+        target: &str,
+    ) -> Result<Option<BlockJob>, HypervisorError>;
+
+    /// Ends the job on a disk, and waits for that; says whether there was one. A copy that was ready
+    /// is the disk as it was then, and nobody writes to it any more.
+    async fn abort_block_job(&self, uuid: Uuid, target: &str) -> Result<bool, HypervisorError>;
+
+    /// Has the guest write out its file systems and hold back what it writes from then on. Through
+    /// the guest agent: `NoAgent` when that doesn't answer. One that is frozen stays so.
+    async fn freeze(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Lets the guest write again; one that isn't frozen goes on.
+    async fn thaw(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Sets the password of a user of the guest, through the guest agent.
+    async fn set_user_password(
+        &self,
+        uuid: Uuid,
+        user: &str,
+        password: &Secret,
+    ) -> Result<(), HypervisorError>;
+
+    /// Sends the guest a non-maskable interrupt: what it does then is the guest's own matter.
+    async fn inject_nmi(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Changes of jobs on disks from now on; the same goes for who falls behind.
+    fn block_job_events(&self) -> broadcast::Receiver<BlockJobEvent>;
+
     /// State changes from now on. A receiver that falls behind must ask [`Hypervisor::domain`].
     fn events(&self) -> broadcast::Receiver<DomainEvent>;
 }
@@ -244,6 +287,9 @@ pub enum HypervisorError {
     Unreachable { uri: String, message: String },
     #[error("{operation} is not supported by this hypervisor")]
     NotSupported { operation: &'static str },
+    /// The agent in the guest doesn't answer, or isn't there. libvirt: `VIR_ERR_AGENT_UNRESPONSIVE`
+    #[error("the guest agent doesn't answer to {operation}: {message}")]
+    NoAgent { operation: &'static str, message: String },
     /// The hypervisor's answer made no sense.
     #[error("unexpected answer to {operation}: {message}")]
     Garbled { operation: &'static str, message: String },
@@ -256,7 +302,7 @@ impl HypervisorError {
             Self::NotOurs { .. } => Class::Refused,
             Self::Refused { class, .. } => *class,
             Self::TimedOut { .. } | Self::Unreachable { .. } => Class::Reschedule,
-            Self::NotSupported { .. } => Class::Refused,
+            Self::NotSupported { .. } | Self::NoAgent { .. } => Class::Refused,
             Self::Garbled { .. } => Class::Reschedule,
         }
     }

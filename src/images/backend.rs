@@ -69,7 +69,7 @@ impl Backend {
 }
 
 /// Sparse, and shared where the file system can.
-async fn copy(qemu_img: &QemuImg, from: &Path, to: &Path) -> Result<(), ImageError> {
+pub(super) async fn copy(qemu_img: &QemuImg, from: &Path, to: &Path) -> Result<(), ImageError> {
     let args: Vec<OsString> = vec![
         "--reflink=auto".into(),
         "--sparse=always".into(),

@@ -1,8 +1,8 @@
 //! Images and disks: what a guest boots from.
 //!
-//! Two traits. [`ImageSource`] is where bytes come from: files and URLs in standalone mode, Glance
-//! in nova mode. [`Images`] is the host's side: the cache under `_base` and the disks in the
-//! instance directories.
+//! [`ImageSource`] is where bytes come from: files and URLs in standalone mode, Glance in nova mode.
+//! [`Images`] is the host's side: the cache under `_base` and the disks in the instance directories.
+//! The other way round, [`snapshots`] makes images of disks, and [`sink`] is where they are kept.
 
 pub mod ageing;
 pub mod backend;
@@ -24,6 +24,8 @@ pub mod network_data;
 mod provenance;
 pub mod qemu_img;
 mod references;
+pub mod sink;
+pub mod snapshots;
 pub mod source;
 mod storage_users;
 pub mod store;

@@ -58,6 +58,9 @@ pub struct Info {
     pub backing_filename_format: Option<String>,
     #[serde(default)]
     pub format_specific: Option<FormatSpecific>,
+    /// Bytes; of a qcow2.
+    #[serde(default)]
+    pub cluster_size: Option<u64>,
 }
 
 /// What only one format has.
@@ -99,15 +102,37 @@ impl QemuImg {
     /// Copies `source` into a new file, changing the format. `total_bytes` is for the progress.
     pub async fn convert(
         &self,
+        source: (&Path, &str),
+        target: (&Path, &str),
+        total_bytes: u64,
+        progress: Progress<'_>,
+    ) -> Result<(), ImageError> {
+        self.convert_with(&[], source, target, total_bytes, progress).await
+    }
+
+    /// The same into a qcow2 file whose clusters are compressed.
+    pub async fn compress(
+        &self,
+        source: (&Path, &str),
+        target: &Path,
+        total_bytes: u64,
+        progress: Progress<'_>,
+    ) -> Result<(), ImageError> {
+        self.convert_with(&["-c"], source, (target, "qcow2"), total_bytes, progress).await
+    }
+
+    async fn convert_with(
+        &self,
+        options: &[&str],
         (source, source_format): (&Path, &str),
         (target, target_format): (&Path, &str),
         total_bytes: u64,
         progress: Progress<'_>,
     ) -> Result<(), ImageError> {
         let cache = cache_mode(target);
-        let args: Vec<OsString> = vec![
-            "convert".into(),
-            "-p".into(),
+        let mut args: Vec<OsString> = vec!["convert".into(), "-p".into()];
+        args.extend(options.iter().map(OsString::from));
+        args.extend([
             "-t".into(),
             cache.into(),
             "-f".into(),
@@ -116,7 +141,7 @@ impl QemuImg {
             target_format.into(),
             path_arg(source),
             path_arg(target),
-        ];
+        ]);
         let mut tool = self.tool("qemu-img convert", args, Some(target));
         tool.limits.deadline = self.long_deadline;
         let mut percent = Percent::default();
@@ -146,6 +171,25 @@ impl QemuImg {
         args.push(path_arg(overlay));
         args.extend(size_bytes.map(|bytes| bytes.to_string().into()));
         self.tool("qemu-img create", args, Some(overlay)).run().await?;
+        Ok(())
+    }
+
+    /// Makes an empty disk of `size_bytes`.
+    pub async fn create(
+        &self,
+        path: &Path,
+        format: &str,
+        size_bytes: u64,
+    ) -> Result<(), ImageError> {
+        let args: Vec<OsString> = vec![
+            "create".into(),
+            "-q".into(),
+            "-f".into(),
+            format.into(),
+            path_arg(path),
+            size_bytes.to_string().into(),
+        ];
+        self.tool("qemu-img create", args, Some(path)).run().await?;
         Ok(())
     }
 

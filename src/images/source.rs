@@ -38,6 +38,18 @@ pub enum FilePolicy {
     Under(Vec<PathBuf>),
 }
 
+impl FilePolicy {
+    /// Whether what lies at `path`, with no link left in it, may be named.
+    pub fn allows(&self, path: &Path) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Under(directories) => directories
+                .iter()
+                .any(|directory| directory.canonicalize().is_ok_and(|real| path.starts_with(real))),
+        }
+    }
+}
+
 /// Files and URLs, by the request's `url`.
 pub struct StandaloneSource {
     files: FilePolicy,
@@ -255,7 +267,7 @@ fn open_allowed(path: &Path, policy: &FilePolicy) -> Result<(File, u64), FileRef
         // Absent or forbidden must look the same outside of the allowed directories.
         let shown = resolved.as_deref().unwrap_or(path);
         let climbs = shown.components().any(|c| c == std::path::Component::ParentDir);
-        if climbs || !allowed(shown, policy) {
+        if climbs || !policy.allows(shown) {
             return Err(FileRefusal::Forbidden(path.to_owned()));
         }
     }
@@ -277,19 +289,10 @@ fn open_allowed(path: &Path, policy: &FilePolicy) -> Result<(File, u64), FileRef
     }
     // A directory on the way may have been swapped since: ask what was really opened.
     let opened = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    if !allowed(&opened.map_err(FileRefusal::Io)?, policy) {
+    if !policy.allows(&opened.map_err(FileRefusal::Io)?) {
         return Err(FileRefusal::Forbidden(path.to_owned()));
     }
     Ok((file, metadata.len()))
-}
-
-fn allowed(path: &Path, policy: &FilePolicy) -> bool {
-    match policy {
-        FilePolicy::Any => true,
-        FilePolicy::Under(directories) => directories
-            .iter()
-            .any(|directory| directory.canonicalize().is_ok_and(|real| path.starts_with(real))),
-    }
 }
 
 /// What went wrong on the web. The URL may hold a password, so it stays out.

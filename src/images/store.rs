@@ -187,7 +187,11 @@ impl HostImages {
     /// always listed, as nova has it too.
     pub(super) async fn finish(&self, draft: &Path, disk: &Disk) -> Result<(), ImageError> {
         self.record(disk).await?;
-        let to = disk.path.clone();
+        self.place(draft, &disk.path).await
+    }
+
+    async fn place(&self, draft: &Path, path: &Path) -> Result<(), ImageError> {
+        let to = path.to_owned();
         blocking("replace", draft, move |draft| replace(draft, &to)).await
     }
 
@@ -330,7 +334,7 @@ impl Images for HostImages {
                 ImageError::NoSpace { .. } => ImageError::NoSpace { path: directory.clone() },
                 other => other,
             })?;
-        self.finish(&draft.0, &Disk { path: path.clone(), format: "raw".into() }).await?;
+        self.place(&draft.0, &path).await?;
         Ok(path)
     }
 
@@ -345,7 +349,7 @@ impl Images for HostImages {
         blocking("remove", &draft.0, remove_if_there).await?;
         self.config_disk.create(&draft.0, &directory, files).await?;
         let disk = Disk { path: directory.join("disk.config"), format: "raw".into() };
-        self.finish(&draft.0, &disk).await?;
+        self.place(&draft.0, &disk.path).await?;
         Ok(disk)
     }
 
@@ -354,6 +358,12 @@ impl Images for HostImages {
             // nova leaves the lines of disks that it has removed, such as a rescue's.
             let mut disks = disk_info::read(directory)?;
             disks.retain(|disk| disk.path.symlink_metadata().is_ok());
+            for path in UNLISTED.map(|name| directory.join(name)) {
+                let there = path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+                if there && !disks.iter().any(|disk| disk.path == path) {
+                    disks.push(Disk { path, format: "raw".into() });
+                }
+            }
             Ok(disks)
         })
         .await
@@ -393,8 +403,11 @@ impl Images for HostImages {
     }
 }
 
+/// What nova makes beside the disks and doesn't list in `disk.info`: always raw.
+const UNLISTED: [&str; 3] = ["disk.config", "kernel", "ramdisk"];
+
 /// Removes a tree without following links, the tree's own root included; absent is success.
-fn remove_tree(path: &Path) -> io::Result<()> {
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     let removed = match path.symlink_metadata() {
         Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
         Ok(_) => std::fs::remove_file(path),

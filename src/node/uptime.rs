@@ -69,7 +69,7 @@ fn wall_clock() -> (u8, u8, u8) {
 fn users(utmp: &[u8]) -> usize {
     const RECORD: usize = size_of::<libc::utmpx>();
     let kind = |record: &[u8]| libc::c_short::from_ne_bytes([record[0], record[1]]);
-    utmp.chunks_exact(RECORD).filter(|record| kind(record) == libc::USER_PROCESS).count()
+    utmp.as_chunks::<RECORD>().0.iter().filter(|record| kind(*record) == libc::USER_PROCESS).count()
 }
 
 #[cfg(test)]

@@ -77,6 +77,8 @@ pub struct Details<'a> {
     pub block_devices: Option<&'a [BlockDeviceMapping]>,
     /// Of the image that a build starts from.
     pub image_name: Option<&'a str>,
+    /// Of the image that a snapshot becomes.
+    pub snapshot_image_id: Option<&'a str>,
 }
 
 /// What is done to an instance.
@@ -93,6 +95,8 @@ pub enum Action {
     Unpause,
     Suspend,
     Resume,
+    Snapshot,
+    TriggerCrashDump,
 }
 
 impl Action {
@@ -109,12 +113,17 @@ impl Action {
             Self::Unpause => "unpause",
             Self::Suspend => "suspend",
             Self::Resume => "resume",
+            Self::Snapshot => "snapshot",
+            Self::TriggerCrashDump => "trigger_crash_dump",
         }
     }
 
     /// Whether nova makes the request's context an administrator's for it.
     pub fn is_elevated(self) -> bool {
-        !matches!(self, Self::Create | Self::Delete | Self::PowerOff | Self::PowerOn)
+        !matches!(
+            self,
+            Self::Create | Self::Delete | Self::PowerOff | Self::PowerOn | Self::TriggerCrashDump
+        )
     }
 }
 

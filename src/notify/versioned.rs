@@ -22,6 +22,10 @@ pub fn action(
     if let Some(devices) = event.details.block_devices {
         data["block_devices"] = devices.iter().filter_map(block_device).collect();
     }
+    if event.action == Action::Snapshot {
+        data["snapshot_image_id"] = json!(event.details.snapshot_image_id);
+        return object("InstanceActionSnapshotPayload", "1.10", data);
+    }
     if event.action != Action::Create {
         return object("InstanceActionPayload", "1.9", data);
     }

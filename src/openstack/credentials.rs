@@ -68,7 +68,7 @@ impl Credentials {
         let domains = Domains { auth, generic: matches!(method, "password" | "token") };
         let proof = match method {
             "password" | "v3password" => {
-                let user = domains.user().map_err(&refused)?.ok_or_else(|| needs("username"))?;
+                let user = domains.user().map_err(refused)?.ok_or_else(|| needs("username"))?;
                 let password = auth.password.clone().ok_or_else(|| needs("password"))?;
                 Proof::Password { user, password }
             }
@@ -79,7 +79,7 @@ impl Credentials {
                     match (&auth.application_credential_id, &auth.application_credential_name) {
                         (Some(id), _) => CredentialName::Id(id.clone()),
                         (None, Some(name)) => {
-                            let user = domains.user().map_err(&refused)?;
+                            let user = domains.user().map_err(refused)?;
                             let user = user.ok_or_else(|| needs("user_id or username"))?;
                             CredentialName::Name(name.clone(), user)
                         }
@@ -93,7 +93,7 @@ impl Credentials {
         let scope = match proof {
             // It has a project of its own, and Keystone refuses to be told one.
             Proof::ApplicationCredential { .. } => None,
-            _ => domains.scope().map_err(&refused)?,
+            _ => domains.scope().map_err(refused)?,
         };
         let url = auth.auth_url.as_deref().ok_or_else(|| needs("auth_url"))?;
         let tokens_url = tokens_url(url).map_err(refused)?;

@@ -19,7 +19,7 @@ pub struct ImageArgument {
     pub ramdisk: Option<ImageRequest>,
 }
 
-/// `any_file`: the request came through the socket, which only root can open.
+/// `any_file`: the request came through the socket, whose users are as good as root.
 ///
 /// # Errors
 /// `ImageUnacceptable` for a dict that doesn't describe an image.

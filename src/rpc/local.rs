@@ -1,15 +1,16 @@
 //! The same requests over a Unix socket: the commands drive the agent as nova does. An envelope a
 //! line; answers come back on the connection, told apart by `_msg_id`.
 //!
-//! Only root and the agent's own user get in: the socket's mode says so, and the peer's credentials
-//! are looked at again.
+//! Only root and the agent's own user get in, and the members of a group if one is named: the
+//! socket's mode says so. Without a group the peer's credentials are looked at again.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use nix::unistd::{Gid, Group};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -39,6 +40,8 @@ const HERE: &str = "local";
 pub enum LocalError {
     #[error("another agent serves {}", path.display())]
     InUse { path: PathBuf },
+    #[error("there is no group {group} to open the socket to")]
+    NoGroup { group: String },
     #[error("cannot listen on {}", path.display())]
     Listen {
         path: PathBuf,
@@ -56,7 +59,7 @@ pub enum LocalError {
 impl LocalError {
     pub fn class(&self) -> Class {
         match self {
-            Self::InUse { .. } | Self::Listen { .. } => Class::Refused,
+            Self::InUse { .. } | Self::NoGroup { .. } | Self::Listen { .. } => Class::Refused,
             Self::Connect { .. } => Class::Transient,
         }
     }
@@ -67,16 +70,19 @@ impl LocalError {
 pub struct LocalServer {
     listener: UnixListener,
     path: PathBuf,
+    /// Whose members the kernel lets in too.
+    group: Option<Gid>,
 }
 
 impl LocalServer {
-    /// Makes the socket, mode 0600 from its first moment. What an agent that was killed left at
-    /// `path` is replaced; a living one's socket is not.
+    /// Makes the socket, mode 0600 or, with a `group`, 0660, from its first moment. What an agent
+    /// that was killed left at `path` is replaced; a living one's socket is not.
     ///
     /// # Errors
-    /// `InUse` when somebody answers there already; `Listen` for everything else.
-    pub async fn listen(path: &Path) -> Result<Self, LocalError> {
+    /// `InUse` when somebody answers there already; `NoGroup`; `Listen` for everything else.
+    pub async fn listen(path: &Path, group: Option<&str>) -> Result<Self, LocalError> {
         let failed = |source| LocalError::Listen { path: path.to_owned(), source };
+        let group = group.map(find_group).transpose()?;
         if UnixStream::connect(path).await.is_ok() {
             return Err(LocalError::InUse { path: path.to_owned() });
         }
@@ -89,9 +95,14 @@ impl LocalServer {
             _ => {}
         }
         let listener = UnixListener::bind(&fresh).map_err(failed)?;
-        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let permit = |mode| std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode));
+        permit(0o600).map_err(failed)?;
+        if let Some(group) = group {
+            chown(&fresh, None, Some(group.as_raw())).map_err(failed)?;
+            permit(0o660).map_err(failed)?;
+        }
         std::fs::rename(&fresh, path).map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), group })
     }
 
     /// Delivers what comes in to `handler` until `stop`; then answers that are under way still go
@@ -104,7 +115,7 @@ impl LocalServer {
                 () = stop.cancelled() => break,
             };
             match accepted {
-                Ok((stream, _)) => match admitted(&stream) {
+                Ok((stream, _)) => match admitted(&stream, self.group) {
                     Ok(uid) => {
                         let connection = converse(stream, uid, handler.clone(), stop.clone());
                         connections.spawn(connection);
@@ -126,10 +137,18 @@ impl LocalServer {
     }
 }
 
-/// The peer's user, if it may speak to us.
-fn admitted(stream: &UnixStream) -> io::Result<u32> {
+fn find_group(name: &str) -> Result<Gid, LocalError> {
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid),
+        _ => Err(LocalError::NoGroup { group: name.to_owned() }),
+    }
+}
+
+/// The peer's user, if it may speak to us. With a group it is the kernel that looked at all of the
+/// peer's groups.
+fn admitted(stream: &UnixStream, group: Option<Gid>) -> io::Result<u32> {
     let uid = stream.peer_cred()?.uid();
-    if uid == 0 || uid == nix::unistd::geteuid().as_raw() {
+    if uid == 0 || uid == nix::unistd::geteuid().as_raw() || group.is_some() {
         return Ok(uid);
     }
     Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("uid {uid}")))
@@ -340,6 +359,7 @@ impl LocalClient {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
     use std::time::Duration;
 
     use serde_json::json;
@@ -350,7 +370,7 @@ mod tests {
     async fn served() -> (TempDir, PathBuf, mpsc::Receiver<Incoming>, CancellationToken) {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("sock");
-        let server = LocalServer::listen(&path).await.unwrap();
+        let server = LocalServer::listen(&path, None).await.unwrap();
         let (handler, requests) = mpsc::channel(4);
         let stop = CancellationToken::new();
         tokio::spawn(server.serve(handler, stop.clone()));
@@ -406,11 +426,24 @@ mod tests {
         let (_dir, path, _requests, stop) = served().await;
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(matches!(LocalServer::listen(&path).await, Err(LocalError::InUse { .. })));
+        assert!(matches!(LocalServer::listen(&path, None).await, Err(LocalError::InUse { .. })));
         stop.cancel();
         let other = path.with_extension("stale");
         drop(std::os::unix::net::UnixListener::bind(&other).unwrap());
-        LocalServer::listen(&other).await.unwrap();
+        LocalServer::listen(&other, None).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_open_to_a_group_that_is_named() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("sock");
+        let own = Group::from_gid(nix::unistd::getegid()).unwrap().unwrap();
+        let _server = LocalServer::listen(&path, Some(&own.name)).await.unwrap();
+        let made = std::fs::metadata(&path).unwrap();
+        assert_eq!(made.permissions().mode() & 0o777, 0o660);
+        assert_eq!(made.gid(), own.gid.as_raw());
+        let refused = LocalServer::listen(&path.with_extension("2"), Some("no such group")).await;
+        assert!(matches!(refused, Err(LocalError::NoGroup { .. })));
     }
 
     #[tokio::test]

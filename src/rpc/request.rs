@@ -8,12 +8,14 @@ use super::image_argument;
 use super::network_arguments;
 use crate::dispatch::events::InstanceEvent;
 use crate::dispatch::query::{GuestFacts, Tail};
+use crate::images::sink::TargetImage;
 use crate::model::context::RequestContext;
 use crate::model::object::codec::FieldType;
 use crate::model::object::{BlockDeviceMappingList, Instance, SchedulerLimits, clip};
 use crate::model::secret::Secret;
 use crate::model::state::VmState;
 use crate::workflow::any::AnyRecord;
+use crate::workflow::crash_dump::CrashDump;
 use crate::workflow::engine::Workflow;
 use crate::workflow::exception::object_fault;
 use crate::workflow::instance::Subject;
@@ -21,13 +23,17 @@ use crate::workflow::journal::Record;
 use crate::workflow::pause::Pause;
 use crate::workflow::power_off::PowerOff;
 use crate::workflow::power_on::PowerOn;
+use crate::workflow::quiesce::Quiesce;
 use crate::workflow::reboot::{Kind, Reboot};
 use crate::workflow::reschedule::{BuildArguments, METHOD};
 use crate::workflow::resume::Resume;
+use crate::workflow::set_password::SetPassword;
+use crate::workflow::snapshot::{Kind as SnapshotKind, Snapshot};
 use crate::workflow::spawn::{Build, Spawn};
 use crate::workflow::suspend::Suspend;
 use crate::workflow::terminate::Terminate;
 use crate::workflow::unpause::Unpause;
+use crate::workflow::unquiesce::Unquiesce;
 
 /// What is asked.
 #[derive(Debug)]
@@ -129,6 +135,12 @@ pub const METHODS: &[Method] = &[
     method("unpause_instance", &["instance"], &[]),
     method("suspend_instance", &["instance"], &[]),
     method("resume_instance", &["instance"], &[]),
+    method("snapshot_instance", &["image_id", "instance"], &[]),
+    method("backup_instance", &["image_id", "instance", "backup_type", "rotation"], &[]),
+    method("quiesce_instance", &["instance"], &[]),
+    method("unquiesce_instance", &["instance"], &["mapping"]),
+    method("set_admin_password", &["instance", "new_pass"], &[]),
+    method("trigger_crash_dump", &["instance"], &[]),
     method("get_console_output", &["instance", "tail_length"], &[]),
     method("get_vnc_console", &["console_type", "instance"], &[]),
     method("get_serial_console", &["console_type", "instance"], &[]),
@@ -147,7 +159,6 @@ pub const ABSENT: &[&str] = &[
     "allow_share",
     "attach_interface",
     "attach_volume",
-    "backup_instance",
     "cache_images",
     "check_can_live_migrate_destination",
     "check_can_live_migrate_source",
@@ -176,7 +187,6 @@ pub const ABSENT: &[&str] = &[
     "prep_resize",
     "prep_snapshot_based_resize_at_dest",
     "prep_snapshot_based_resize_at_source",
-    "quiesce_instance",
     "rebuild_instance",
     "remove_fixed_ip_from_instance",
     "remove_volume_connection",
@@ -187,14 +197,10 @@ pub const ABSENT: &[&str] = &[
     "revert_resize",
     "revert_snapshot_based_resize_at_dest",
     "rollback_live_migration_at_destination",
-    "set_admin_password",
     "shelve_instance",
     "shelve_offload_instance",
-    "snapshot_instance",
     "soft_delete_instance",
     "swap_volume",
-    "trigger_crash_dump",
-    "unquiesce_instance",
     "unrescue_instance",
     "unshelve_instance",
     "volume_snapshot_create",
@@ -249,6 +255,24 @@ pub fn decode(
         "unpause_instance" => message.change(Unpause::new),
         "suspend_instance" => message.change(Suspend::new),
         "resume_instance" => message.change(Resume::new),
+        "snapshot_instance" => {
+            let image = target_image(&message.args, from_root)?;
+            message.change(|subject| Snapshot::new(subject, SnapshotKind::Snapshot, image))
+        }
+        "backup_instance" => {
+            let image = target_image(&message.args, from_root)?;
+            let backup_type = text(&message.args, "backup_type")?;
+            let rotation = count(&message.args, "rotation")?;
+            let kind = SnapshotKind::Backup { backup_type, rotation };
+            message.change(|subject| Snapshot::new(subject, kind, image))
+        }
+        "quiesce_instance" => message.change(Quiesce::new),
+        "unquiesce_instance" => message.change(Unquiesce::new),
+        "set_admin_password" => {
+            let password = Secret::new(text(&message.args, "new_pass")?);
+            message.change(|subject| SetPassword::new(subject, password))
+        }
+        "trigger_crash_dump" => message.change(CrashDump::new),
         "external_instance_event" => network_arguments::events(message.args).map(Request::Events),
         _ => decode_question(name, message.args).map(Request::Ask),
     }
@@ -417,6 +441,16 @@ fn flag(args: &Map<String, Value>, name: &str) -> Result<bool, Fault> {
     found.ok_or_else(|| Fault::builtin("TypeError", format!("{name} must be a boolean")))
 }
 
+fn count(args: &Map<String, Value>, name: &str) -> Result<u64, Fault> {
+    let found = args.get(name).and_then(Value::as_u64);
+    let wrong = || Fault::builtin("TypeError", format!("{name} must be a number, 0 or more"));
+    found.ok_or_else(wrong)
+}
+
+fn target_image(args: &Map<String, Value>, any_file: bool) -> Result<TargetImage, Fault> {
+    Ok(TargetImage { id: text(args, "image_id")?, any_file })
+}
+
 /// `null` is everything; what isn't a number counts as 0, as nova has it.
 fn tail(value: Option<&Value>) -> Tail {
     match value {
@@ -460,6 +494,9 @@ mod tests {
             ("unpause_instance", RequestKind::Unpause),
             ("suspend_instance", RequestKind::Suspend),
             ("resume_instance", RequestKind::Resume),
+            ("snapshot_instance", RequestKind::Snapshot),
+            ("backup_instance", RequestKind::Backup),
+            ("trigger_crash_dump", RequestKind::CrashDump),
         ] {
             let (method, args) = fixture(name);
             let request = decode(&method, args, "id".into(), RequestContext::admin(), false);

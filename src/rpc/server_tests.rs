@@ -23,7 +23,7 @@ use super::failure::RemoteFailure;
 use super::incoming::{Ack, Incoming, ReplySink, ReplyTo, Source};
 use super::operator::Operator;
 use super::server::Server;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, Limits};
 use crate::health::Metrics;
 use crate::model::context::RequestContext;
 use crate::model::object::VersionedObject;
@@ -70,7 +70,12 @@ impl Bench {
     fn in_directory(world: &World, directory: tempfile::TempDir) -> Self {
         let journal = SqliteJournal::open(&directory.path().join("journal.db")).unwrap();
         let metrics = Arc::new(Metrics::new());
-        let dispatcher = Dispatcher::new(world.backends(), Arc::new(journal), metrics.clone(), 10);
+        let dispatcher = Dispatcher::new(
+            world.backends(),
+            Arc::new(journal),
+            metrics.clone(),
+            Limits::of_tests(10),
+        );
         let operator = Operator::new(dispatcher.clone(), None, PathBuf::from("/instances"));
         let server = Arc::new(Server::new(dispatcher.clone(), operator, metrics, false));
         let (requests, incoming) = mpsc::channel(8);

@@ -3,18 +3,23 @@
 use uuid::Uuid;
 
 use super::board::Running;
+use super::crash_dump::CrashDump;
 use super::engine::{self, Controls, Workflow};
 use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
 use super::pause::Pause;
 use super::power_off::PowerOff;
 use super::power_on::PowerOn;
+use super::quiesce::Quiesce;
 use super::reboot::Reboot;
 use super::resume::Resume;
+use super::set_password::SetPassword;
+use super::snapshot::Snapshot;
 use super::spawn::Spawn;
 use super::suspend::Suspend;
 use super::terminate::Terminate;
 use super::unpause::Unpause;
-use super::{Backends, StepError};
+use super::unquiesce::Unquiesce;
+use super::{Backends, StepError, StepResult};
 use crate::model::context::RequestContext;
 use crate::model::object::Instance;
 use crate::model::time::Timestamp;
@@ -109,6 +114,16 @@ macro_rules! workflows {
                 match self { $(Self::$variant(record) => engine::body(record)),* }
             }
 
+            /// See [`engine::turn_away`].
+            ///
+            /// # Errors
+            /// The workflow's.
+            pub async fn turn_away(&mut self, on: &Backends, running: &Running) -> StepResult {
+                match self {
+                    $(Self::$variant(record) => engine::turn_away(record, on, running).await),*
+                }
+            }
+
             /// See [`engine::run`].
             ///
             /// # Errors
@@ -130,4 +145,19 @@ macro_rules! workflows {
     };
 }
 
-workflows!(Spawn, Terminate, PowerOff, PowerOn, Reboot, Pause, Unpause, Suspend, Resume);
+workflows!(
+    Spawn,
+    Terminate,
+    PowerOff,
+    PowerOn,
+    Reboot,
+    Pause,
+    Unpause,
+    Suspend,
+    Resume,
+    Snapshot,
+    Quiesce,
+    Unquiesce,
+    SetPassword,
+    CrashDump
+);

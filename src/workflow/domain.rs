@@ -127,8 +127,16 @@ pub async fn define_new(
     let defaults = guest::image_defaults(&input)?;
     block_devices::note_defaults(instance, &input.disks, &spec.disks);
     instance.vcpu_model.set(Some(vcpu_model(&spec.cpu)));
+    let machine = |(property, _): &(&str, _)| *property == "hw_machine_type";
+    let (machine, others) = defaults.into_iter().partition::<Vec<_>, _>(machine);
+    // The machine type is on record before there is a domain.
+    keep_defaults(instance, &named(machine));
     on.hypervisor.define(&spec).await?;
-    Ok(defaults.into_iter().map(|(property, value)| (property.to_owned(), value)).collect())
+    Ok(named(others))
+}
+
+fn named(defaults: guest::Defaults) -> ImageDefaults {
+    defaults.into_iter().map(|(property, value)| (property.to_owned(), value)).collect()
 }
 
 /// Notes them with the instance, where its image doesn't say otherwise.

@@ -83,6 +83,12 @@ pub trait Workflow: Clone + Debug + Serialize + DeserializeOwned + Send + Sync +
         stage: &Stage<'_>,
     ) -> impl Future<Output = StepResult> + Send;
 
+    /// It never started, and never will: takes away what was made for it before it was asked for. A
+    /// repeat changes nothing.
+    fn turned_away(&mut self, _stage: &Stage<'_>) -> impl Future<Output = StepResult> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Tells the instance's record how it ended. A repeat changes nothing.
     fn settle(
         &mut self,
@@ -108,6 +114,21 @@ pub enum Ending<'a> {
     Undone(&'a Failure),
     /// Left half-way; the record must say so.
     Stuck(&'a Failure),
+}
+
+/// Does [`Workflow::turned_away`] for a record that was refused.
+///
+/// # Errors
+/// The workflow's.
+pub async fn turn_away<W: Workflow>(
+    record: &mut Record<W>,
+    on: &Backends,
+    running: &Running,
+) -> StepResult {
+    let (context, never) = (record.context.clone(), CancellationToken::new());
+    let (hurry, give_up) = (&never, &never);
+    let stage = Stage { on, context: &context, running, hurry, give_up, failure: None };
+    record.workflow.turned_away(&stage).await
 }
 
 /// Runs `record` to its end from wherever it stands. Returns the error that stopped it, if one did

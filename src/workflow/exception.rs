@@ -34,6 +34,34 @@ pub fn step_fault(error: &StepError) -> Fault {
             invalid_input(&message)
         }
         StepError::Cancelled => Fault::nova("UnexpectedDeletingTaskStateError", message),
+        StepError::NoGuestAgent => {
+            Fault::nova("QemuGuestAgentNotEnabled", "QEMU guest agent is not enabled")
+        }
+        StepError::QuiesceNotSupported(uuid) => {
+            let message = format!("Quiescing is not supported in instance {uuid}");
+            Fault::nova("InstanceQuiesceNotSupported", message)
+                .with("instance_id", uuid.to_string())
+        }
+        StepError::QuiesceFailed(reason) => {
+            let message = format!("Failed to quiesce instance: {reason}");
+            Fault::nova("InstanceQuiesceFailed", message).with("reason", reason.as_str())
+        }
+        StepError::PasswordNotSet { uuid, reason } => {
+            let message = format!("Failed to set admin password on {uuid} because {reason}");
+            Fault::nova("InstancePasswordSetFailed", message)
+                .with("instance", uuid.to_string())
+                .with("reason", reason.as_str())
+        }
+        StepError::NotImplemented(_) => Fault::builtin("NotImplementedError", message),
+        StepError::NotRunning(uuid) => {
+            Fault::nova("InstanceNotRunning", format!("Instance {uuid} is not running."))
+                .with("instance_id", uuid.to_string())
+        }
+        StepError::CrashDumpNotSupported => {
+            let message = "Triggering crash dump is not supported";
+            Fault::nova("TriggerCrashDumpNotSupported", message)
+        }
+        StepError::CopyFailed { .. } => Fault::nova("NovaException", message),
         StepError::Panicked(_) => Fault::nova("NovaException", message),
         StepError::NoDisk { path } => {
             let location = path.display().to_string();
@@ -119,9 +147,9 @@ pub fn hypervisor_fault(error: &HypervisorError) -> Fault {
         }
         HypervisorError::NotSupported { .. } => Fault::builtin("NotImplementedError", message),
         HypervisorError::Refused { message, .. } => Fault::libvirt(message.as_str()),
-        HypervisorError::NotOurs { .. } | HypervisorError::Garbled { .. } => {
-            Fault::nova("NovaException", message)
-        }
+        HypervisorError::NoAgent { .. }
+        | HypervisorError::NotOurs { .. }
+        | HypervisorError::Garbled { .. } => Fault::nova("NovaException", message),
     }
 }
 

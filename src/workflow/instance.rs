@@ -151,7 +151,7 @@ impl Subject {
 
     /// Takes the task state back, unless somebody else has set another one meanwhile.
     /// nova: compute/manager.py, reverts_task_state
-    async fn end_task(
+    pub(super) async fn end_task(
         &mut self,
         failure: &Failure,
         expected: Expected,

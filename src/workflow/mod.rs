@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use crate::hypervisor::guest::{GuestError, GuestHost, GuestOptions};
 use crate::hypervisor::{Hypervisor, HypervisorError};
+use crate::images::sink::ImageSink;
+use crate::images::snapshots::{SnapshotFormat, Snapshots};
 use crate::images::{ImageError, Images};
 use crate::model::class::Class;
 use crate::model::object::{NameError, NameTemplate, ObjectError};
@@ -31,6 +33,8 @@ pub mod any;
 pub mod block_devices;
 pub mod board;
 pub mod config_drive;
+pub mod crash_dump;
+pub mod disk_copy;
 pub mod domain;
 pub mod engine;
 pub mod exception;
@@ -39,23 +43,28 @@ pub mod info_cache;
 pub mod instance;
 pub mod interfaces;
 pub mod journal;
+pub mod memory;
 mod network_exception;
 pub mod pause;
 pub mod plug_events;
 pub mod power_off;
 pub mod power_on;
+pub mod quiesce;
 pub mod reboot;
 pub mod report;
 pub mod reschedule;
 pub mod resume;
 pub mod seal;
 pub mod serial_ports;
+pub mod set_password;
+pub mod snapshot;
 pub mod spawn;
 mod spawn_failure;
 pub mod sqlite;
 pub mod suspend;
 pub mod terminate;
 pub mod unpause;
+pub mod unquiesce;
 pub mod vendor_data;
 
 #[cfg(test)]
@@ -65,6 +74,8 @@ mod notify_tests;
 #[cfg(test)]
 mod plug_tests;
 #[cfg(test)]
+mod snapshot_tests;
+#[cfg(test)]
 pub(crate) mod world;
 
 /// What steps act on.
@@ -72,6 +83,9 @@ pub(crate) mod world;
 pub struct Backends {
     pub hypervisor: Arc<dyn Hypervisor>,
     pub images: Arc<dyn Images>,
+    /// Where snapshots are made, and where they are kept.
+    pub snapshots: Arc<dyn Snapshots>,
+    pub sink: Arc<dyn ImageSink>,
     pub network: Arc<dyn Network>,
     pub records: Arc<dyn Records>,
     pub claims: Arc<dyn Claims>,
@@ -111,6 +125,11 @@ impl Settings {
                 awaited_at_reboot: Vec::new(),
             },
             preallocate_space: false,
+            snapshots: SnapshotSettings {
+                format: None,
+                live: true,
+                copy_timeout: Duration::from_secs(3600),
+            },
             serial_ports: None,
             console: ConsoleSettings {
                 vnc_enabled: true,
@@ -153,9 +172,21 @@ pub struct Settings {
     pub plugging: PlugSettings,
     /// `[DEFAULT] preallocate_images = space`
     pub preallocate_space: bool,
+    pub snapshots: SnapshotSettings,
     /// `None`: serial consoles are pseudo-terminals.
     pub serial_ports: Option<Arc<SerialPorts>>,
     pub console: ConsoleSettings,
+}
+
+/// How snapshots are made.
+#[derive(Debug, Clone)]
+pub struct SnapshotSettings {
+    /// `[libvirt] snapshot_image_format`; `None`: the disk's own.
+    pub format: Option<SnapshotFormat>,
+    /// Whether a guest is copied as it runs. `[workarounds] disable_libvirt_livesnapshot`
+    pub live: bool,
+    /// How long such a copy may take.
+    pub copy_timeout: Duration,
 }
 
 /// Which consoles there are, and where their proxies find them.
@@ -214,6 +245,30 @@ pub enum StepError {
         #[source]
         source: std::io::Error,
     },
+    /// nova: QemuGuestAgentNotEnabled
+    #[error("QEMU guest agent is not enabled")]
+    NoGuestAgent,
+    /// nova: InstanceQuiesceNotSupported
+    #[error("quiescing is not supported in instance {0}")]
+    QuiesceNotSupported(uuid::Uuid),
+    /// nova: InstanceQuiesceFailed
+    #[error("failed to quiesce instance: {0}")]
+    QuiesceFailed(String),
+    /// nova: InstancePasswordSetFailed
+    #[error("failed to set admin password on {uuid} because {reason}")]
+    PasswordNotSet { uuid: uuid::Uuid, reason: String },
+    /// nova: NotImplementedError
+    #[error("{0}")]
+    NotImplemented(&'static str),
+    /// nova: InstanceNotRunning
+    #[error("instance {0} is not running")]
+    NotRunning(uuid::Uuid),
+    /// nova: TriggerCrashDumpNotSupported
+    #[error("triggering crash dump is not supported")]
+    CrashDumpNotSupported,
+    /// Its job is gone, and the copy isn't whole: there may be no space for it.
+    #[error("the copy of disk {target} failed")]
+    CopyFailed { target: String },
     #[error("user data and injected files must be base64")]
     BadUserData,
     #[error("the system gives no random bytes")]
@@ -248,6 +303,13 @@ impl StepError {
             | Self::NotSupported(_)
             | Self::InvalidBlockDevice { .. }
             | Self::BadUserData
+            | Self::NoGuestAgent
+            | Self::PasswordNotSet { .. }
+            | Self::NotImplemented(_)
+            | Self::NotRunning(_)
+            | Self::CrashDumpNotSupported
+            | Self::QuiesceNotSupported(_)
+            | Self::QuiesceFailed(_)
             | Self::NoDisk { .. }
             | Self::UnknownDisk(_)
             | Self::Panicked(_)
@@ -255,6 +317,7 @@ impl StepError {
             Self::NotThere { .. }
             | Self::NoRandom
             | Self::NoSerialPort
+            | Self::CopyFailed { .. }
             | Self::VendorData { .. } => Class::Reschedule,
         }
     }

@@ -1,5 +1,5 @@
-//! Reboot: soft asks the guest first and falls back to hard; hard cuts the power, defines the
-//! domain anew and starts it. nova: compute/manager.py, reboot_instance
+//! Reboot: soft asks the guest to go off, starts the domain again as it is, and falls back to hard;
+//! hard cuts the power, defines the domain anew and starts it. nova: compute/manager.py, reboot_instance
 //!
 //! libvirt numbers a domain anew at each start. The number before the reboot is written down first,
 //! so that a repeated step knows a guest that has been restarted already and leaves it alone.
@@ -32,6 +32,9 @@ pub struct Reboot {
     /// libvirt's number of the domain before; `None`: it was off.
     old_id: Option<u32>,
     began: bool,
+    /// The guest went off when it was asked: its domain starts again as it is.
+    #[serde(default)]
+    went_off: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +50,7 @@ pub enum Step {
 
 impl Reboot {
     pub fn new(subject: Subject, kind: Kind) -> Self {
-        Self { subject, kind, old_id: None, began: false }
+        Self { subject, kind, old_id: None, began: false, went_off: false }
     }
 
     pub fn kind(&self) -> Kind {
@@ -138,7 +141,8 @@ impl Workflow for Reboot {
                 let found = on.hypervisor.domain(uuid).await?;
                 if self.kind == Kind::Soft && self.is_old(found.as_ref()) {
                     let timeout = on.settings.soft_reboot_timeout;
-                    if !shut_down(stage, uuid, timeout).await? {
+                    self.went_off = shut_down(stage, uuid, timeout).await?;
+                    if !self.went_off {
                         tracing::warn!(?timeout, "the guest did not shut down: rebooting it hard");
                     }
                 }
@@ -165,7 +169,7 @@ impl Workflow for Reboot {
                 }
             }
             Step::DefineDomain => {
-                if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {
+                if !self.went_off && !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {
                     define(&self.subject.instance, stage).await?;
                 }
                 Ok(())

@@ -65,8 +65,8 @@ pub enum Step {
     Begin,
     CheckAbsent,
     Claim,
-    AllocateNetwork,
     MapBlockDevices,
+    AllocateNetwork,
     FetchImage,
     CreateDirectory,
     CreateDisk,
@@ -176,8 +176,8 @@ impl Workflow for Spawn {
         Step::Begin,
         Step::CheckAbsent,
         Step::Claim,
-        Step::AllocateNetwork,
         Step::MapBlockDevices,
+        Step::AllocateNetwork,
         Step::FetchImage,
         Step::CreateDirectory,
         Step::CreateDisk,
@@ -229,17 +229,21 @@ impl Workflow for Spawn {
                 Ok(on.records.save(stage.context, instance, building()).await?)
             }
             Step::AllocateNetwork => {
-                self.enter(TaskState::Networking, stage).await?;
+                self.enter(TaskState::Spawning, stage).await?;
                 let instance = &mut self.subject.instance;
                 self.vifs =
                     on.network.allocate(stage.context, instance, &self.build.wanted).await?;
                 place_vifs(instance, &self.vifs);
+                on.records.save(stage.context, instance, building()).await?;
+                // Saved with the next step's.
                 instance.system_metadata.update(|metadata| {
                     metadata.insert(NETWORK_ALLOCATED.to_owned(), Some("True".to_owned()));
                 });
-                Ok(on.records.save(stage.context, instance, building()).await?)
+                Ok(())
             }
+            // Before the network: nova makes the ports beside everything up to the guest's start.
             Step::MapBlockDevices => {
+                self.enter(TaskState::Networking, stage).await?;
                 let (instance, image) = (&mut self.subject.instance, &self.build.image_meta);
                 let devices = &mut self.build.block_devices;
                 block_devices::name_devices(instance, image, devices, &on.settings)?;
@@ -249,7 +253,6 @@ impl Workflow for Spawn {
                 self.enter(TaskState::BlockDeviceMapping, stage).await
             }
             Step::FetchImage => {
-                self.enter(TaskState::Spawning, stage).await?;
                 let fetch = on.images.cache(stage.context, &self.build.image, &report);
                 let base = stage.unless_given_up(fetch).await?;
                 check_fits(&base, self.root_gib())?;
@@ -345,11 +348,10 @@ impl Workflow for Spawn {
     async fn undo(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
         match step {
-            Step::Begin | Step::CheckAbsent => Ok(()),
+            Step::Begin | Step::CheckAbsent | Step::MapBlockDevices => Ok(()),
             Step::Claim => self.give_claim_back(stage).await,
             Step::AllocateNetwork => self.give_network_back(stage).await,
-            Step::MapBlockDevices => self.count_cleanups(stage).await,
-            Step::FetchImage => Ok(()),
+            Step::FetchImage => self.count_cleanups(stage).await,
             Step::CreateDirectory => Ok(on.images.remove_directory(uuid).await?),
             // They lie in the directory, which goes next.
             Step::CreateDisk

@@ -2,6 +2,8 @@
 //! nova: compute/manager.py, _do_build_and_run_instance, _build_resources,
 //! _cleanup_allocated_networks; virt/libvirt/driver.py, _cleanup
 
+use tracing::warn;
+
 use super::StepResult;
 use super::engine::{Stage, Workflow};
 use super::instance::{note_cleaned, unless_deleting};
@@ -13,6 +15,7 @@ use crate::model::class::Class;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::notify::{Action, Details, Phase};
 use crate::records::Expected;
+use crate::telemetry::Chain;
 
 /// Whether the ports are this build's, in the instance's system metadata.
 pub const NETWORK_ALLOCATED: &str = "network_allocated";
@@ -25,12 +28,9 @@ fn reached(failure: Option<&Failure>, first: Step) -> bool {
 
 impl Spawn {
     /// Tells that the guest was shut down, once nothing of it is left on the host; nova does so for a
-    /// build that had its network. It counts a cleanup of the driver's for a guest that was to start,
+    /// build that had got as far as its network. It counts a cleanup of the driver's for a guest that was to start,
     /// and one of the manager's.
     pub(super) async fn count_cleanups(&mut self, stage: &Stage<'_>) -> StepResult {
-        if !reached(stage.failure, Step::FetchImage) {
-            return Ok(());
-        }
         if !self.subject.has_told(Action::Shutdown, Phase::Start)
             && reached(stage.failure, Step::CreateConfigDrive)
         {
@@ -64,6 +64,10 @@ impl Spawn {
 
     /// Gives back what the host had set aside.
     pub(super) async fn give_claim_back(&mut self, stage: &Stage<'_>) -> StepResult {
+        if self.subject.has_told(Action::Create, Phase::Error) {
+            // The record has left the host with its network.
+            return Ok(stage.on.claims.abort(stage.context, &mut self.subject.instance).await?);
+        }
         self.leave_host(stage).await?;
         self.note_no_network(stage).await
     }
@@ -82,12 +86,19 @@ impl Spawn {
     /// Unbinds the user's ports and removes those of this build. The host is left first, as nova
     /// leaves it, so that whoever listens sees the ports go from an instance without one.
     pub(super) async fn give_network_back(&mut self, stage: &Stage<'_>) -> StepResult {
-        if !reached(stage.failure, Step::MapBlockDevices) {
+        if !reached(stage.failure, Step::FetchImage) {
             self.tell_shut_down(stage).await?;
         }
         self.leave_host(stage).await?;
         let (instance, keep) = (&mut self.subject.instance, self.build.wanted.ports());
-        stage.on.network.deallocate(stage.context, instance, &keep).await?;
+        match stage.on.network.deallocate(stage.context, instance, &keep).await {
+            // They are its owner's project's and found by its uuid: whoever deletes it takes them away.
+            Err(error) if error.class() == Class::Transient => {
+                warn!(error = %Chain(&error), "the failed build's ports may be left");
+                return Ok(());
+            }
+            deallocated => deallocated?,
+        }
         self.vifs.clear();
         place_vifs(instance, &[]);
         self.note_no_network(stage).await

@@ -17,13 +17,15 @@ use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
 use super::reschedule::BuildArguments;
 use super::spawn::{Build, Spawn};
 use super::{Backends, Settings, StepError};
-use crate::dispatch::Dispatcher;
 use crate::dispatch::own::OwnRequests;
+use crate::dispatch::{Dispatcher, Limits};
 use crate::health::Metrics;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::fake::FakeHypervisor;
 use crate::images::ImageRequest;
 use crate::images::fake::FakeImages;
+use crate::images::sink::fake::FakeSink;
+use crate::images::snapshots::fake::FakeSnapshots;
 use crate::model::context::RequestContext;
 use crate::model::object::{
     BlockDeviceMapping, DestinationType, Flavor, ImageMeta, Instance, SourceType,
@@ -45,6 +47,8 @@ pub const UUID: Uuid = Uuid::from_u128(0x24ef_2f14_daa6_42b1_b7fa_7136_169b_5f1c
 pub struct World {
     pub hypervisor: Arc<FakeHypervisor>,
     pub images: Arc<FakeImages>,
+    pub snapshots: Arc<FakeSnapshots>,
+    pub sink: Arc<FakeSink>,
     pub network: Arc<FakeNetwork>,
     pub records: Arc<FakeRecords>,
     pub notifier: Arc<Recorder>,
@@ -58,6 +62,8 @@ impl World {
         Self {
             hypervisor: Arc::new(FakeHypervisor::new("node1")),
             images: Arc::new(FakeImages::default()),
+            snapshots: Arc::default(),
+            sink: Arc::default(),
             network: Arc::new(FakeNetwork::new()),
             records: Arc::new(FakeRecords::new("host1")),
             notifier: Arc::new(Recorder::new("host1", Settings::example().name_template)),
@@ -80,6 +86,8 @@ impl World {
         Backends {
             hypervisor: self.hypervisor.clone(),
             images: self.images.clone(),
+            snapshots: self.snapshots.clone(),
+            sink: self.sink.clone(),
             network: self.network.clone(),
             records: self.records.clone(),
             claims: self.node.clone(),
@@ -133,6 +141,10 @@ impl World {
             "plugged": self.network.plugged().len(),
             "claimed": self.node.claimed().len(),
             "known": self.node.known().len(),
+            "copies": self.hypervisor.copies().len(),
+            "frozen": self.hypervisor.is_frozen(UUID),
+            "snapshots": self.snapshots.directories(),
+            "kept": self.sink.images().keys().collect::<Vec<_>>(),
             "record": record,
         })
     }
@@ -155,7 +167,12 @@ impl World {
     /// The agent's own requests in this world, over a journal in memory.
     pub fn own_requests(&self) -> OwnRequests {
         let journal = Arc::new(MemoryJournal::default());
-        let dispatcher = Dispatcher::new(self.backends(), journal, Arc::new(Metrics::new()), 1);
+        let dispatcher = Dispatcher::new(
+            self.backends(),
+            journal,
+            Arc::new(Metrics::new()),
+            Limits::of_tests(1),
+        );
         OwnRequests::new(dispatcher, self.records.clone())
     }
 

@@ -22,16 +22,8 @@ import uuid
 
 import disks
 from nova_client import Guest, error_name, image, run
+from scenarios import SCENARIOS, scenario
 from world import World
-
-SCENARIOS = []
-
-
-def scenario(timeout):
-    def register(function):
-        SCENARIOS.append((function, timeout))
-        return function
-    return register
 
 
 def fails_with(names, action):
@@ -564,6 +556,8 @@ def a_clean_stop(world):
 
 # --- the runner
 
+import snapshots  # noqa: E402,F401  its scenarios come after these
+
 class TooSlow(Exception):
     pass
 
@@ -577,7 +571,9 @@ def leftovers(world):
         with open(mounts) as file:
             left += [f"mount {line.split()[1]}" for line in file if f"{world.directory}/nova" in line or "/nova/mnt" in line]
     left += [f"instance file {name}" for name in os.listdir(world.instances)
-             if name not in ("_base", "locks", "compute_nodes")]
+             if name not in ("_base", "locks", "compute_nodes", "snapshots")]
+    snapshots_left = os.path.join(world.instances, "snapshots")
+    left += [f"snapshot {name}" for name in (os.listdir(snapshots_left) if os.path.isdir(snapshots_left) else [])]
     left += [f"temporary file {name}" for name in os.listdir(world.tmp)]
     saved = os.path.join(world.directory, "host", "lib", "qemu", "save")
     left += [f"saved state {name}" for name in (os.listdir(saved) if os.path.isdir(saved) else [])]

@@ -21,7 +21,7 @@ use crate::server::{Answer, Seen, Server};
 const RECORDED: &str = include_str!("../fixtures/http/glance_image.json");
 const RECORDED_ID: &str = "ce514bfa-84f3-4fb0-b60c-9b5dd21865b2";
 /// A recorded snapshot: queued, the patch that nova sent, what came of it, and active.
-const SNAPSHOT: &str = include_str!("../fixtures/http/glance_snapshot.json");
+pub const SNAPSHOT: &str = include_str!("../fixtures/http/glance_snapshot.json");
 
 const ID: &str = "00000000-0000-4000-8000-000000000001";
 

@@ -8,5 +8,6 @@ mod glance;
 mod plane;
 mod server;
 mod session;
+mod sink;
 mod tokens;
 mod upload;

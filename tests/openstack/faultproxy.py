@@ -5,6 +5,7 @@ The internal endpoints in the catalog are its ports, 10000 above the services' o
 import http.client
 import http.server
 import re
+import socket
 import threading
 import time
 
@@ -55,6 +56,7 @@ class Proxy:
         server = self.servers.pop(name)
         server.shutdown()
         server.server_close()
+        server.break_off()
 
     def fault(self, name, **how):
         """Adds a fault of a service; it lasts until `heal`."""
@@ -93,6 +95,26 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
     block_on_close = False
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.open = set()
+
+    def process_request(self, request, address):
+        self.open.add(request)
+        super().process_request(request, address)
+
+    def shutdown_request(self, request):
+        self.open.discard(request)
+        super().shutdown_request(request)
+
+    def break_off(self):
+        """Ends the connections that clients keep."""
+        for request in list(self.open):
+            try:
+                request.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has ended by itself
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -77,6 +77,7 @@ def clear(world):
     """Deletes the scenario's servers, and says what is left when there should be nothing."""
     from look import left_behind
     from plane import Failed, until
+    world.proxy.heal()
     for server in world.servers:
         try:
             world.cloud.delete(server.id)

@@ -25,6 +25,7 @@ CONF = conf.CONF
 HERE = os.path.dirname(os.path.abspath(__file__))
 RPC = os.path.join(HERE, '..', 'fixtures', 'rpc')
 HOST, IMAGES = 'compute1', 'http://10.66.0.1:9292'
+SNAPSHOT = '93a15203-f3a0-4a0c-90ba-2fa6aad90db2'
 CONTEXT = {
     'user_id': '2c54c6dfca9049f897e04257c950bf4c', 'project_id': '1636986d9ad64a04986c679176c6d90f',
     'request_id': 'req-3a61e2f7-2d7c-4f0c-8a0e-1f3f5f6a7b8c', 'roles': ['member'],
@@ -154,6 +155,9 @@ def cases():
     yield 'reboot.error', active, {'bdms': [], 'fault': {
         'class': 'libvirtError', 'message': 'no'}}
     yield 'reboot.end', rich(), {'bdms': []}
+    for phase in ('start', 'end'):
+        yield f'snapshot.{phase}', active, {'snapshot_image_id': SNAPSHOT}
+        yield f'trigger_crash_dump.{phase}', active, {}
     yield 'delete.start', gone, {'bdms': bdms}
     yield 'shutdown.start', gone, {'bdms': bdms}
     yield 'shutdown.end', changed(gone, info_cache=None), {'bdms': []}
@@ -196,7 +200,7 @@ def tell(context, instance, event, extra):
         usage = {'image_name': extra['image_name']}
     if event == 'create.end':
         usage, network = {'message': 'Success'}, instance.get_network_info()
-    if action not in ('create', 'delete', 'power_off', 'power_on'):
+    if action not in ('create', 'delete', 'power_off', 'power_on', 'trigger_crash_dump'):
         context = context.elevated()
     compute_utils.notify_about_instance_usage(
         legacy, context, instance, event, network_info=network, extra_usage_info=usage,
@@ -204,6 +208,9 @@ def tell(context, instance, event, extra):
     if action == 'create':
         compute_utils.notify_about_instance_create(
             context, instance, HOST, phase=phase, exception=error, bdms=bdms)
+    elif action == 'snapshot':
+        compute_utils.notify_about_instance_snapshot(
+            context, instance, HOST, phase=phase, snapshot_image_id=extra['snapshot_image_id'])
     else:
         compute_utils.notify_about_instance_action(
             context, instance, HOST, action=action, phase=phase, exception=error, bdms=bdms)

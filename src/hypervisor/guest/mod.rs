@@ -25,7 +25,7 @@ mod firmware;
 mod interfaces;
 mod refused;
 
-pub use defaults::{image_defaults, placed_disks};
+pub use defaults::{Defaults, image_defaults, placed_disks};
 pub use devices::serial_port_count;
 pub use disks::{DiskRole, GuestDisk};
 pub use interfaces::{GuestVif, tap_has_queues};

@@ -7,14 +7,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 use virt::connect::Connect;
 
 use super::errors::is_unreachable;
-use super::events::{self, Registration};
+use super::events::{self, Registration, Sinks};
 use super::{LibvirtOptions, Observer};
-use crate::hypervisor::{DomainEvent, HypervisorError};
+use crate::hypervisor::HypervisorError;
 
 /// Between two attempts to reach a daemon that is away.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
@@ -100,7 +100,7 @@ pub struct Connections {
     uri: String,
     keepalive: (u32, u32),
     patience: Duration,
-    events: broadcast::Sender<DomainEvent>,
+    sinks: Sinks,
     observer: Option<Arc<dyn Observer>>,
     state: Mutex<State>,
 }
@@ -114,10 +114,7 @@ struct State {
 }
 
 impl Connections {
-    pub fn new(
-        options: &LibvirtOptions,
-        events: broadcast::Sender<DomainEvent>,
-    ) -> Result<Self, HypervisorError> {
+    pub fn new(options: &LibvirtOptions, sinks: Sinks) -> Result<Self, HypervisorError> {
         let unreachable =
             |message| HypervisorError::Unreachable { uri: options.uri.clone(), message };
         events::start_loop().map_err(unreachable)?;
@@ -125,7 +122,7 @@ impl Connections {
             uri: options.uri.clone(),
             keepalive: options.keepalive,
             patience: options.reconnect_patience,
-            events,
+            sinks,
             observer: options.observer.clone(),
             state: Mutex::default(),
         })
@@ -168,7 +165,7 @@ impl Connections {
         let open = move || {
             let patience = if again { this.patience } else { Duration::ZERO };
             let result = Handle::open(&this.uri, this.keepalive, patience).map(|mut handle| {
-                handle.registration = Registration::new(handle.connect(), &this.events);
+                handle.registration = Registration::new(handle.connect(), &this.sinks);
                 Arc::new(handle)
             });
             if again && result.is_ok() {

@@ -16,12 +16,14 @@ use virt_sys as sys;
 use super::errors::Fault;
 use super::xml::{self, NOVA_NAMESPACE, OLD_NOVA_NAMESPACE};
 use super::{Libvirt, state, stats};
+use crate::hypervisor::block::{BlockCopy, BlockJob, BlockJobEvent, DomainDisk};
 use crate::hypervisor::host::{Capabilities, DiskSize, DomainCapabilities, HostCpu, HostState};
 use crate::hypervisor::spec::{DomainSpec, FirmwareFiles};
 use crate::hypervisor::{
     ConsoleEndpoints, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor, HypervisorError,
     InterfaceStats, StartOptions,
 };
+use crate::model::secret::Secret;
 use crate::model::state::PowerState;
 
 /// Between two looks at a domain that somebody else starts.
@@ -265,8 +267,60 @@ impl Hypervisor for Libvirt {
         self.call("read disks", |connect| Ok(stats::disks_of_all(connect)?)).await
     }
 
+    async fn disks(&self, uuid: Uuid) -> Result<Vec<DomainDisk>, HypervisorError> {
+        self.disks_of(uuid).await
+    }
+
+    async fn start_block_copy(&self, uuid: Uuid, copy: &BlockCopy) -> Result<(), HypervisorError> {
+        self.begin_block_copy(uuid, copy).await
+    }
+
+    async fn block_job(
+        &self,
+        uuid: Uuid,
+        target: &str,
+    ) -> Result<Option<BlockJob>, HypervisorError> {
+        self.look_at_block_job(uuid, target).await
+    }
+
+    async fn abort_block_job(&self, uuid: Uuid, target: &str) -> Result<bool, HypervisorError> {
+        self.end_block_job(uuid, target).await
+    }
+
+    async fn freeze(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.freeze_file_systems(uuid).await
+    }
+
+    async fn thaw(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.thaw_file_systems(uuid).await
+    }
+
+    async fn set_user_password(
+        &self,
+        uuid: Uuid,
+        user: &str,
+        password: &Secret,
+    ) -> Result<(), HypervisorError> {
+        self.change_user_password(uuid, user, password).await
+    }
+
+    async fn inject_nmi(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.change("inject NMI", uuid, |domain| {
+            // SAFETY: the domain's handle is valid until the end of this closure.
+            match unsafe { sys::virDomainInjectNMI(domain.as_ptr(), 0) } {
+                0 => Ok(()),
+                _ => Err(virt::error::Error::last_error()),
+            }
+        })
+        .await
+    }
+
+    fn block_job_events(&self) -> broadcast::Receiver<BlockJobEvent> {
+        self.sinks.block_jobs.subscribe()
+    }
+
     fn events(&self) -> broadcast::Receiver<DomainEvent> {
-        self.events.subscribe()
+        self.sinks.states.subscribe()
     }
 }
 
@@ -307,7 +361,7 @@ fn find_by_name(connect: &Connect, name: &str) -> Result<Option<Domain>, virt::e
     absent_is_none(Domain::lookup_by_name(connect, name))
 }
 
-fn found(connect: &Connect, uuid: Uuid) -> Result<Domain, Fault> {
+pub(super) fn found(connect: &Connect, uuid: Uuid) -> Result<Domain, Fault> {
     find(connect, uuid)?.ok_or(Fault::Ours(HypervisorError::NoDomain(uuid)))
 }
 
@@ -317,7 +371,7 @@ pub(super) fn ours(connect: &Connect, uuid: Uuid) -> Result<Domain, Fault> {
     Ok(domain)
 }
 
-fn must_be_ours(domain: &Domain) -> Result<(), Fault> {
+pub(super) fn must_be_ours(domain: &Domain) -> Result<(), Fault> {
     match is_ours(domain)? {
         true => Ok(()),
         false => Err(HypervisorError::NotOurs { name: domain.get_name()? }.into()),

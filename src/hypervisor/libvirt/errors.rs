@@ -43,6 +43,9 @@ impl Fault {
 }
 
 fn refused(operation: &'static str, error: &Error) -> HypervisorError {
+    if error.code() == ErrorNumber::AgentUnresponsive {
+        return HypervisorError::NoAgent { operation, message: error.message().to_owned() };
+    }
     match class_of(error.code()) {
         None => HypervisorError::NotSupported { operation },
         Some(class) => {
@@ -58,9 +61,7 @@ fn class_of(code: ErrorNumber) -> Option<Class> {
         E::NoSupport | E::OperationUnsupported | E::ArgumentUnsupported => return None,
         E::NoDomain | E::NoDomainSnapshot | E::NoDomainMetadata => Class::Absent,
         // Another job holds the domain, or it changes state under us.
-        E::OperationTimeout | E::ResourceBusy | E::OperationAborted | E::AgentUnresponsive => {
-            Class::Transient
-        }
+        E::OperationTimeout | E::ResourceBusy | E::OperationAborted => Class::Transient,
         // The definition itself is wrong: no host takes it.
         E::XmlError | E::XmlDetail | E::XmlInvalidSchema | E::InvalidMac => Class::Refused,
         // The domain isn't in a state for this: asking another host doesn't help.

@@ -1,8 +1,8 @@
-//! libvirt's event loop, and domain lifecycle events on a channel. The loop must be registered
+//! libvirt's event loop, and what it tells of domains and of jobs on their disks, on channels. The loop must be registered
 //! before the first connection is opened, or that connection never hears an event nor keeps alive;
 //! it runs for ever on a thread of its own.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 use tokio::sync::broadcast;
@@ -13,6 +13,7 @@ use virt_sys as sys;
 
 use super::state::lifecycle;
 use crate::hypervisor::DomainEvent;
+use crate::hypervisor::block::BlockJobEvent;
 
 /// Registers the loop and starts its thread, once in a process.
 pub fn start_loop() -> Result<(), String> {
@@ -42,53 +43,105 @@ pub fn start_loop() -> Result<(), String> {
         .clone()
 }
 
-/// A lifecycle callback on a connection.
+/// Where events go.
+#[derive(Debug, Clone)]
+pub struct Sinks {
+    pub states: broadcast::Sender<DomainEvent>,
+    pub block_jobs: broadcast::Sender<BlockJobEvent>,
+}
+
+impl Sinks {
+    pub fn new(backlog: usize) -> Self {
+        Self { states: broadcast::channel(backlog).0, block_jobs: broadcast::channel(backlog).0 }
+    }
+}
+
+/// The callbacks on a connection, by their ids.
 #[derive(Debug)]
-pub struct Registration(c_int);
+pub struct Registration(Vec<c_int>);
 
 impl Registration {
-    /// Sends every lifecycle event of `connect` to `events`. `None` when the driver has no events:
-    /// whoever waits then polls.
-    pub fn new(connect: &Connect, events: &broadcast::Sender<DomainEvent>) -> Option<Self> {
-        let sink = Box::into_raw(Box::new(events.clone()));
-        // SAFETY: libvirt calls a lifecycle callback with the arguments of `on_lifecycle`; the
-        // generic type is how its header spells "whichever callback fits the event's id".
-        let callback = unsafe {
+    /// Sends every event of `connect` to `sinks`. `None` when the driver has no events: whoever
+    /// waits then polls.
+    pub fn new(connect: &Connect, sinks: &Sinks) -> Option<Self> {
+        // SAFETY: libvirt calls a callback with the arguments that belong to the event's id, and
+        // these are those of `on_lifecycle`; the generic type is how its header spells "whichever
+        // callback fits".
+        let lifecycle = unsafe {
             std::mem::transmute::<
                 sys::virConnectDomainEventCallback,
                 sys::virConnectDomainEventGenericCallback,
             >(Some(on_lifecycle))
         };
-        // SAFETY: `connect` is open for the length of the call, a null domain means all of them,
-        // and `sink` stays valid until libvirt gives it to `free_sink`, after the last callback.
-        let id = unsafe {
-            sys::virConnectDomainEventRegisterAny(
-                connect.as_ptr(),
-                std::ptr::null_mut(),
-                sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE as c_int,
-                callback,
-                sink.cast(),
-                Some(free_sink),
-            )
+        // SAFETY: as above, with those of `on_block_job`.
+        let block_job = unsafe {
+            std::mem::transmute::<
+                sys::virConnectDomainEventBlockJobCallback,
+                sys::virConnectDomainEventGenericCallback,
+            >(Some(on_block_job))
         };
-        if id < 0 {
-            warn!(error = %virt::error::Error::last_error(), "no domain events: states are polled");
-            // SAFETY: a failed registration leaves the pointer ours; it came from `into_raw`.
-            drop(unsafe { Box::from_raw(sink) });
-            return None;
-        }
-        Some(Self(id))
+        let wanted = [
+            (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
+            (sys::VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, block_job),
+        ];
+        let ids =
+            wanted.map(|(event, callback)| register(connect, event as c_int, callback, sinks));
+        let ids: Vec<_> = ids.into_iter().flatten().collect();
+        (!ids.is_empty()).then_some(Self(ids))
     }
 
-    /// Takes the callback away: it holds a reference to the connection, which would never close.
+    /// Takes the callbacks away: they hold a reference to the connection, which would never close.
     pub fn remove(self, connect: &Connect) {
-        // SAFETY: `connect` is open and the id is from a registration on it.
-        let result = unsafe { sys::virConnectDomainEventDeregisterAny(connect.as_ptr(), self.0) };
-        if result < 0 {
-            // The daemon may be gone; libvirt has forgotten the callback on this side before it asks.
-            tracing::debug!("a callback was removed on this side only");
+        for id in self.0 {
+            // SAFETY: `connect` is open and the id is from a registration on it.
+            let result = unsafe { sys::virConnectDomainEventDeregisterAny(connect.as_ptr(), id) };
+            if result < 0 {
+                // The daemon may be gone; libvirt has forgotten the callback on this side before it
+                // asks.
+                tracing::debug!("a callback was removed on this side only");
+            }
         }
     }
+}
+
+/// The callback's id; `None` when the driver doesn't have the event.
+fn register(
+    connect: &Connect,
+    event: c_int,
+    callback: sys::virConnectDomainEventGenericCallback,
+    sinks: &Sinks,
+) -> Option<c_int> {
+    let sink = Box::into_raw(Box::new(sinks.clone()));
+    // SAFETY: `connect` is open for the length of the call, a null domain means all of them, and
+    // `sink` stays valid until libvirt gives it to `free_sink`, after the last callback.
+    let id = unsafe {
+        sys::virConnectDomainEventRegisterAny(
+            connect.as_ptr(),
+            std::ptr::null_mut(),
+            event,
+            callback,
+            sink.cast(),
+            Some(free_sink),
+        )
+    };
+    if id < 0 {
+        warn!(event, error = %virt::error::Error::last_error(), "no such events: polling instead");
+        // SAFETY: a failed registration leaves the pointer ours; it came from `into_raw`.
+        drop(unsafe { Box::from_raw(sink) });
+        return None;
+    }
+    Some(id)
+}
+
+/// The UUID of a callback's domain.
+///
+/// # Safety
+/// `domain` must be valid, as libvirt's is during a callback.
+unsafe fn uuid_of(domain: sys::virDomainPtr) -> Option<Uuid> {
+    let mut bytes = [0u8; 16];
+    // SAFETY: the domain is valid, and a UUID has 16 bytes.
+    let found = unsafe { sys::virDomainGetUUID(domain, bytes.as_mut_ptr()) } >= 0;
+    found.then(|| Uuid::from_bytes(bytes))
 }
 
 unsafe extern "C" fn on_lifecycle(
@@ -98,24 +151,36 @@ unsafe extern "C" fn on_lifecycle(
     detail: c_int,
     sink: *mut c_void,
 ) -> c_int {
-    let mut bytes = [0u8; 16];
-    // SAFETY: libvirt's domain is valid during the callback and a UUID has 16 bytes.
-    if unsafe { sys::virDomainGetUUID(domain, bytes.as_mut_ptr()) } < 0 {
-        return 0;
-    }
+    // SAFETY: libvirt's domain is valid during the callback.
+    let Some(instance_uuid) = (unsafe { uuid_of(domain) }) else { return 0 };
     let Some((power_state, detail)) = u32::try_from(event).ok().and_then(|e| lifecycle(e, detail))
     else {
         return 0;
     };
     // SAFETY: the sink given at registration, which lives until `free_sink`.
-    let events = unsafe { &*sink.cast::<broadcast::Sender<DomainEvent>>() };
-    let instance_uuid = Uuid::from_bytes(bytes);
+    let sinks = unsafe { &*sink.cast::<Sinks>() };
     // Nobody listening is fine. Sending allocates at most and doesn't panic.
-    events.send(DomainEvent { instance_uuid, power_state, detail: detail.into() }).ok();
+    sinks.states.send(DomainEvent { instance_uuid, power_state, detail: detail.into() }).ok();
     0
+}
+
+unsafe extern "C" fn on_block_job(
+    _connect: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _disk: *const c_char,
+    _kind: c_int,
+    _status: c_int,
+    sink: *mut c_void,
+) {
+    // SAFETY: libvirt's domain is valid during the callback.
+    let Some(instance_uuid) = (unsafe { uuid_of(domain) }) else { return };
+    // SAFETY: the sink given at registration, which lives until `free_sink`.
+    let sinks = unsafe { &*sink.cast::<Sinks>() };
+    // As for a lifecycle event.
+    sinks.block_jobs.send(BlockJobEvent { instance_uuid }).ok();
 }
 
 unsafe extern "C" fn free_sink(sink: *mut c_void) {
     // SAFETY: libvirt gives back what was registered, once, after the last callback.
-    drop(unsafe { Box::from_raw(sink.cast::<broadcast::Sender<DomainEvent>>()) });
+    drop(unsafe { Box::from_raw(sink.cast::<Sinks>()) });
 }

@@ -13,21 +13,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OnceCell, Semaphore, broadcast};
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
 use tracing::debug;
 use virt::connect::Connect;
 
+use super::HypervisorError;
 use super::host::Capabilities;
-use super::{DomainEvent, HypervisorError};
 use connection::Connections;
 use errors::{Fault, is_broken};
 
+mod blocks;
 mod caps;
 mod connection;
 mod domains;
 mod errors;
 mod events;
+mod guest_agent;
 mod host;
 mod jobs;
 mod observer;
@@ -47,7 +49,7 @@ const MEMORY_JOBS: usize = 4;
 /// How often a call is made anew because its connection broke.
 const ATTEMPTS: u32 = 3;
 
-/// State changes kept for a slow receiver.
+/// Events kept for a slow receiver.
 const EVENT_BACKLOG: usize = 1024;
 
 /// How to reach libvirt, and how long to wait for it.
@@ -119,7 +121,7 @@ pub struct Libvirt {
     job_permits: Arc<Semaphore>,
     memory_permits: Arc<Semaphore>,
     saves: saves::Saves,
-    events: broadcast::Sender<DomainEvent>,
+    sinks: events::Sinks,
     capabilities: OnceCell<Arc<Capabilities>>,
 }
 
@@ -130,15 +132,15 @@ impl Libvirt {
     /// `Unreachable` at once when there is no libvirt at the URI, `TimedOut` when it doesn't
     /// answer within the call's deadline.
     pub async fn open(options: LibvirtOptions) -> Result<Self, HypervisorError> {
-        let (events, _) = broadcast::channel(EVENT_BACKLOG);
-        let connections = Arc::new(Connections::new(&options, events.clone())?);
+        let sinks = events::Sinks::new(EVENT_BACKLOG);
+        let connections = Arc::new(Connections::new(&options, sinks.clone())?);
         let libvirt = Self {
             connections,
             permits: Arc::new(Semaphore::new(options.concurrent_calls)),
             job_permits: Arc::new(Semaphore::new(JOBS)),
             memory_permits: Arc::new(Semaphore::new(MEMORY_JOBS)),
             saves: saves::Saves::default(),
-            events,
+            sinks,
             capabilities: OnceCell::new(),
             options,
         };

@@ -3,6 +3,7 @@
 //! Everything is asked with the user's own token: whose image it is, is Glance's to say.
 
 mod image;
+mod sink;
 mod update;
 mod upload;
 

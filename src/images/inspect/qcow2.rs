@@ -213,7 +213,7 @@ fn check_clusters(
 }
 
 fn entries(table: &[u8]) -> impl Iterator<Item = u64> {
-    table.chunks_exact(8).map(|e| u64::from_be_bytes(e.try_into().expect("chunks of eight")))
+    table.as_chunks().0.iter().map(|entry| u64::from_be_bytes(*entry))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ def another_host(world):
     """What fails here is built there: the conductor gets the request back with what was tried, and takes the next host."""
     host = world.hosts["compute1"]
     world.second.start()
+    world.learn()
     # The scheduler prefers the host with more memory left.
     ballast = world.cloud.create("ballast", host="compute2")
     try:

@@ -49,6 +49,10 @@ def there_and_back(world):
         world.begin_here()
         for one in world.servers:
             one.delete()
+        for one in world.servers:
+            world.deleted(one)
+        # Both at once, and by nova-compute.
+        world.begin_here()
     finally:
         nova.stop()
 

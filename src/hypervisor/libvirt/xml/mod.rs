@@ -2,6 +2,7 @@
 //! [`DomainSpec`](crate::hypervisor::spec::DomainSpec) alone; `read` takes the few facts we need
 //! out of what libvirt gives back and steps over everything it doesn't know. Pure: no libvirt here.
 
+mod copy;
 mod cpu;
 mod devices;
 mod domain;
@@ -10,6 +11,7 @@ mod metadata;
 mod node;
 pub mod read;
 
+pub use copy::copy_xml;
 pub use cpu::cpu_xml;
 pub use domain::domain_xml;
 pub use node::{Node, XmlError};

@@ -41,6 +41,15 @@ pub struct DiskFacts {
     /// `qcow2`
     pub format: Option<String>,
     pub serial: Option<String>,
+    pub mirror: Option<MirrorFacts>,
+}
+
+/// A copy that is being made of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MirrorFacts {
+    pub file: Option<String>,
+    /// Whether it is whole, and follows the disk.
+    pub ready: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -143,7 +152,17 @@ fn disk(disk: &Node) -> Option<DiskFacts> {
         source: source.map(str::to_owned),
         format: driver.and_then(|driver| driver.attribute("type")).map(str::to_owned),
         serial: disk.text_of("serial").map(str::to_owned),
+        mirror: disk.child("mirror").map(mirror),
     })
+}
+
+fn mirror(mirror: &Node) -> MirrorFacts {
+    let source = mirror.child("source").and_then(|source| source.attribute("file"));
+    MirrorFacts {
+        file: source.or_else(|| mirror.attribute("file")).map(str::to_owned),
+        // `abort` and `pivot` say that it is ending.
+        ready: mirror.attribute("ready") == Some("yes"),
+    }
 }
 
 fn interface(interface: &Node) -> InterfaceFacts {
@@ -186,7 +205,8 @@ mod tests {
         <nvram template='/vars'>/nv</nvram></os><features><smm state='on'/></features>
       <devices><future><thing/></future>
         <disk type='file' device='disk'><driver type='qcow2'/><source file='/i/disk'/>
-          <target dev='vda' bus='virtio'/></disk>
+          <mirror type='file' file='/s/copy' job='copy' ready='yes'><format type='qcow2'/>
+          <source file='/s/copy'/></mirror><target dev='vda' bus='virtio'/></disk>
         <disk type='file' device='cdrom'><target dev='hda' bus='ide'/></disk>
         <interface type='ethernet'><mac address='fa:16:3e:32:64:38'/><target dev='tap1'/></interface>
         <serial type='tcp'><source mode='bind' host='127.0.0.1' service='10000'/></serial>
@@ -204,6 +224,11 @@ mod tests {
         assert_eq!(nova.user_id.as_deref(), Some("u"));
         assert_eq!(facts.disks.len(), 2);
         assert_eq!(facts.disks[0].source.as_deref(), Some("/i/disk"));
+        let mirror = MirrorFacts { file: Some("/s/copy".into()), ready: true };
+        assert_eq!(
+            (facts.disks[0].mirror.as_ref(), &facts.disks[1].mirror),
+            (Some(&mirror), &None)
+        );
         assert_eq!((facts.disks[1].device.as_str(), &facts.disks[1].source), ("cdrom", &None));
         assert_eq!(facts.interfaces[0].target.as_deref(), Some("tap1"));
         assert_eq!(facts.firmware.nvram.as_deref(), Some("/nv"));
