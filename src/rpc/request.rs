@@ -207,6 +207,9 @@ pub const ABSENT: &[&str] = &[
     "volume_snapshot_delete",
 ];
 
+/// Of an instance; QEMU takes fewer.
+const MOST_VOLUMES: usize = 1000;
+
 /// Reads a request. `id` is the message's `_unique_id`; `from_root` says that it came through the
 /// local socket.
 ///
@@ -267,7 +270,10 @@ pub fn decode(
             message.change(|subject| Snapshot::new(subject, kind, image))
         }
         "quiesce_instance" => message.change(Quiesce::new),
-        "unquiesce_instance" => message.change(Unquiesce::new),
+        "unquiesce_instance" => {
+            let snapshots = volume_snapshots(message.args.get("mapping"));
+            message.change(|subject| Unquiesce::new(subject, snapshots))
+        }
         "set_admin_password" => {
             let password = Secret::new(text(&message.args, "new_pass")?);
             message.change(|subject| SetPassword::new(subject, password))
@@ -445,6 +451,14 @@ fn count(args: &Map<String, Value>, name: &str) -> Result<u64, Fault> {
     let found = args.get(name).and_then(Value::as_u64);
     let wrong = || Fault::builtin("TypeError", format!("{name} must be a number, 0 or more"));
     found.ok_or_else(wrong)
+}
+
+/// The volumes' snapshots among an image's block devices.
+fn volume_snapshots(mapping: Option<&Value>) -> Vec<String> {
+    let all = mapping.and_then(Value::as_array).into_iter().flatten();
+    let of_volume = |device: &&Value| device["source_type"] == "snapshot";
+    let ids = all.filter(of_volume).filter_map(|device| device["snapshot_id"].as_str());
+    ids.take(MOST_VOLUMES).map(str::to_owned).collect()
 }
 
 fn target_image(args: &Map<String, Value>, any_file: bool) -> Result<TargetImage, Fault> {
