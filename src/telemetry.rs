@@ -3,6 +3,8 @@
 //! Text, or a JSON object a line, to stderr or a file; or journald with its fields. The level is
 //! `[DEFAULT] debug`'s, unless the environment's `RUST_LOG` says more exactly.
 
+mod journald;
+
 use std::error::Error;
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -14,7 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::fmt::format::{JsonFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields, MakeWriter};
@@ -23,6 +24,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt as format, reload};
 
+use self::journald::Journald;
 use crate::config::Config;
 use crate::config::hypernova::LogFormat;
 use crate::model::class::Class;
@@ -172,18 +174,9 @@ fn build(
         LogFormat::Json => Box::new(
             format::layer().fmt_fields(JsonFields::new()).event_format(Json).with_writer(lines),
         ),
-        LogFormat::Journald => Box::new(
-            tracing_journald::Layer::new()
-                .map_err(TelemetryError::Journald)?
-                .with_field_prefix(None)
-                .with_priority_mappings(PriorityMappings {
-                    // As syslog(3) has them; the crate's own are one higher from here on.
-                    info: Priority::Informational,
-                    debug: Priority::Debug,
-                    ..PriorityMappings::new()
-                })
-                .with_syslog_identifier("hypernova".to_owned()),
-        ),
+        LogFormat::Journald => {
+            Box::new(Journald::new(journald::SOCKET.as_ref()).map_err(TelemetryError::Journald)?)
+        }
     };
     let subscriber = Registry::default().with(filter).with(layer);
     Ok((subscriber, Telemetry { filter: handle, output }))

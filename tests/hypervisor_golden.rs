@@ -56,6 +56,9 @@ fn instance(case: &Value) -> Instance {
     instance.id.load(Some(2));
     instance.root_device_name.load(Some(text(&case["root_device_name"])));
     instance.flavor.load(Some(flavor));
+    let format = text(&case["image"]["disk_format"]).unwrap_or("qcow2".into());
+    let metadata = BTreeMap::from([("image_disk_format".to_owned(), Some(format))]);
+    instance.system_metadata.load(Some(metadata));
     instance
 }
 

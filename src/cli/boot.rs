@@ -117,6 +117,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_build_that_has_only_begun_has_not_failed() {
+        let (agent, image) = (FakeAgent::new(), image());
+        agent.hide_workflow();
+        let path = image.path().to_str().unwrap();
+        let ran = run(Some(&agent), ["--json", "boot", "web", "--image", path]).await;
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+        assert_eq!(ran.json()["instance"]["vm_state"], "active");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_boot_that_the_agent_doesnt_take_ends() {
         let (agent, image) = (FakeAgent::new(), image());
         agent.be_deaf();

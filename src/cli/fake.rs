@@ -39,6 +39,7 @@ struct State {
     refusal: Option<(&'static str, CallFailure)>,
     build_fault: Option<String>,
     deaf: bool,
+    hides_workflow: bool,
     away: u32,
     console_log: Option<String>,
 }
@@ -72,6 +73,11 @@ impl FakeAgent {
     /// Casts are lost.
     pub fn be_deaf(&self) {
         self.state().deaf = true;
+    }
+
+    /// The next look at the workflows comes a moment too early to see the build's.
+    pub fn hide_workflow(&self) {
+        self.state().hides_workflow = true;
     }
 
     /// The next requests find nobody, once a build is under way.
@@ -186,6 +192,9 @@ impl FakeAgent {
     /// Each look at the workflows takes a build one step on.
     async fn work(&self) -> Result<Value, CallFailure> {
         let Some((uuid, step)) = self.state().building else { return Ok(json!([])) };
+        if std::mem::take(&mut self.state().hides_workflow) {
+            return Ok(json!([]));
+        }
         if step < STEPS {
             self.state().building = Some((uuid, step + 1));
             return Ok(json!([{

@@ -86,7 +86,7 @@ impl Wait<'_> {
         let begun = Instant::now();
         let (mut seen, mut answered_at) = (false, Instant::now());
         loop {
-            match self.look().await {
+            match self.look(begun).await {
                 Ok(Some(at_goal)) => return Ok(at_goal),
                 Ok(None) => (seen, answered_at) = (true, Instant::now()),
                 Err(Failure::Agent(failure)) if failure.is_unreachable() => {
@@ -110,7 +110,7 @@ impl Wait<'_> {
 
     /// Looks once. The workflows first: one that ends between the two questions has written its
     /// outcome to the record that the second one reads.
-    async fn look(&self) -> Result<Option<Option<(Summary, Value)>>, Failure> {
+    async fn look(&self, begun: Instant) -> Result<Option<Option<(Summary, Value)>>, Failure> {
         let all = workflows(self.agent).await?;
         self.show(&all);
         let mut ours = all.iter().filter(|workflow| workflow.instance_uuid == Some(self.uuid));
@@ -136,6 +136,10 @@ impl Wait<'_> {
             return Ok(None);
         }
         let vm_state = summary.vm_state.as_deref().and_then(VmState::parse);
+        // A build's record may show before its workflow, which has begun between the two questions.
+        if vm_state == Some(VmState::Building) && begun.elapsed() < PATIENCE {
+            return Ok(None);
+        }
         match (self.goal, vm_state) {
             (Goal::In(goal), Some(found)) if goal == found => Ok(Some(Some((summary, answer)))),
             (Goal::Gone, Some(VmState::Deleted)) => Ok(Some(None)),

@@ -20,6 +20,7 @@ import time
 import traceback
 import uuid
 
+import disks
 from nova_client import Guest, error_name, image, run
 from scenarios import SCENARIOS, scenario
 from world import World
@@ -580,6 +581,7 @@ def leftovers(world):
 
 
 def main():
+    SCENARIOS.extend(disks.SCENARIOS)
     wanted = sys.argv[1:]
     unknown = set(wanted) - {function.__name__ for function, _ in SCENARIOS}
     if unknown:

@@ -125,21 +125,24 @@ class Guest:
 
     _ids = iter(range(int(time.time()) % 1_000_000 * 100, 1 << 31))
 
-    def __init__(self, world, name="guest", memory_mb=128, vcpus=1, root_gb=1):
+    def __init__(self, world, name="guest", memory_mb=128, vcpus=1, root_gb=1, ephemeral_gb=0, swap=0):
         self.world, self.nova, self.name = world, world.nova, name
         self.uuid = str(uuid.uuid4())
         self.id = next(Guest._ids)
-        self.size = {"memory_mb": memory_mb, "vcpus": vcpus, "root_gb": root_gb}
+        self.size = {"memory_mb": memory_mb, "vcpus": vcpus, "root_gb": root_gb, "ephemeral_gb": ephemeral_gb}
+        self.swap = swap
         self.seen = 0
         world.guests.append(self)
 
     # --- messages
 
-    def build_arguments(self, image, network="none", config_drive=False, user_data=None, kernel=None, ramdisk=None):
-        """The arguments of build_and_run_instance. `network`: user, none, bridge:NAME, network:NAME."""
+    def build_arguments(self, image, network="none", config_drive=False, user_data=None, kernel=None, ramdisk=None,
+                        disks=(), files=(), admin_password=""):
+        """The arguments of build_and_run_instance. `network`: user, none, bridge:NAME, network:NAME. `disks`: what the blank
+        block device mappings say beside the root's; `files`: (path, bytes) for the config drive."""
         args = copy.deepcopy(MESSAGES["build_and_run_instance"])
         instance = args["instance"]["nova_object.data"]
-        flavor = {**self.size, "name": f"test.{self.size['memory_mb']}", "flavorid": f"test.{self.size['memory_mb']}"}
+        flavor = {**self.size, "swap": self.swap, "name": f"test.{self.size['memory_mb']}", "flavorid": f"test.{self.size['memory_mb']}"}
         instance.update(id=self.id, uuid=self.uuid, hostname=self.name, display_name=self.name, image_ref=image["id"],
                         kernel_id=kernel or "", ramdisk_id=ramdisk or "", config_drive="True" if config_drive else "",
                         user_data=base64.b64encode(user_data).decode() if user_data is not None else None, **self.size)
@@ -149,6 +152,8 @@ class Guest:
         system = instance["system_metadata"]
         system.update(image_base_image_ref=image["id"], image_disk_format=image["disk_format"],
                       image_container_format=image["container_format"])
+        system.update({f"image_{key}": value for key, value in image["properties"].items()})
+        instance["os_type"] = image["properties"].get("os_type")
         if kernel:
             image["properties"].update(kernel_id=kernel, ramdisk_id=ramdisk)
         args["image"] = image
@@ -164,6 +169,14 @@ class Guest:
         args["filter_properties"] = {"limits": {}}
         for mapping in args["block_device_mapping"]["nova_object.data"]["objects"]:
             mapping["nova_object.data"].update(uuid=str(uuid.uuid4()), instance_uuid=self.uuid, image_id=image["id"])
+        mappings = args["block_device_mapping"]["nova_object.data"]["objects"]
+        for disk in disks:
+            blank = copy.deepcopy(mappings[0])
+            blank["nova_object.data"].update(uuid=str(uuid.uuid4()), source_type="blank", boot_index=-1, image_id=None)
+            blank["nova_object.data"].update(disk)
+            mappings.append(blank)
+        args["injected_files"] = [[path, base64.b64encode(content).decode()] for path, content in files]
+        args["admin_password"] = admin_password
         args["node"] = self.nova.host
         return args
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -34,6 +34,8 @@ pub struct Broker {
     dist_port: u16,
     node: String,
     dir: TempDir,
+    /// Whether it listens on `tls_port` too.
+    tls: bool,
     process: Option<Child>,
 }
 
@@ -77,6 +79,7 @@ impl Broker {
             dist_port: free_port(),
             node: format!("hypernova{}x{number}@localhost", std::process::id()),
             dir,
+            tls: tls.is_some(),
             process: None,
         };
         let mut config = format!(
@@ -170,6 +173,8 @@ impl Broker {
         self.process = Some(child);
         let url = TransportUrl::parse(&self.url()).unwrap();
         let deadline = Instant::now() + START_WITHIN;
+        // The TLS listener comes up after the other one.
+        let tls = self.tls.then_some(("127.0.0.1", self.tls_port));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -180,7 +185,9 @@ impl Broker {
             runtime.block_on(async {
                 while Instant::now() < deadline {
                     let found = hypernova::rpc::bus::probe(&url, &RabbitOptions::default()).await;
-                    if found.is_ok_and(|found| found.iter().all(|(_, result)| result.is_ok())) {
+                    if found.is_ok_and(|found| found.iter().all(|(_, result)| result.is_ok()))
+                        && tls.is_none_or(|address| TcpStream::connect(address).is_ok())
+                    {
                         return true;
                     }
                     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -219,13 +219,15 @@ def journald_has_the_fields():
     (shown,) = agent("list")
     run("journalctl", "--sync")
     entries = journal(f"INSTANCE_UUID={shown['uuid']}")
-    done = [entry for entry in entries if entry["MESSAGE"] == "step done"]
+    done = [entry for entry in entries if entry["MESSAGE"].startswith("step done ")]
     assert done, [entry["MESSAGE"] for entry in entries]
     for entry in done:
         assert entry["WORKFLOW"] == "spawn" and entry["STEP"] and int(entry["ELAPSED_MS"]) >= 0, entry
         assert entry["REQUEST_ID"].startswith("req-"), entry
         assert entry["SYSLOG_IDENTIFIER"] == "hypernova" and entry["_SYSTEMD_UNIT"] == UNIT, entry
         assert entry["PRIORITY"] == "6", entry
+        # What `journalctl` shows without being asked for fields.
+        assert f"step={entry['STEP']}" in entry["MESSAGE"] and shown["uuid"] in entry["MESSAGE"], entry
     steps = [entry["STEP"] for entry in done]
     assert len(steps) == len(set(steps)) > 3, steps
 

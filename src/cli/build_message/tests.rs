@@ -110,6 +110,33 @@ fn a_build_is_made_of_our_objects() {
 }
 
 #[test]
+fn blank_disks_are_asked_for_in_their_order_and_counted_in_the_flavor() {
+    let args = build(&["--ephemeral", "2:ext4", "--ephemeral", "1", "--swap", "64"]);
+    let disks = BlockDeviceMappingList::from_primitive(&args["block_device_mapping"]).unwrap();
+    let told: Vec<_> = disks
+        .items()
+        .iter()
+        .map(|disk| {
+            let size = disk.volume_size.value().copied();
+            (disk.is_root(), disk.is_swap(), disk.guest_format.text(), size)
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (true, false, None, None),
+            (false, false, Some("ext4"), Some(2)),
+            (false, false, None, Some(1)),
+            (false, true, Some("swap"), Some(64)),
+        ]
+    );
+    let instance = instance(&args);
+    assert_eq!(instance.ephemeral_gb.value(), Some(&3));
+    let flavor = instance.flavor.get().unwrap();
+    assert_eq!((flavor.ephemeral_gb.get(), flavor.swap.get()), (Some(&3), Some(&64)));
+}
+
+#[test]
 fn an_image_says_where_it_is_and_what_it_must_be() {
     let sha256 = format!("sha256:{}", "ab".repeat(32));
     let args = build(&["--checksum", &sha256, "--property", "hw_disk_bus=scsi"]);

@@ -50,6 +50,12 @@ pub enum IdentityError {
     )]
     AnotherHost { uuid: Uuid, recorded: String, host: String },
     #[error(
+        "{FILE} says that this is compute node {uuid}, which isn't on record: put the right uuid of \
+         host {host} into it{}",
+        known_as(nodes)
+    )]
+    Another { uuid: Uuid, host: String, nodes: Vec<Uuid> },
+    #[error(
         "compute node {uuid} is on record as {recorded}, and libvirt calls this machine {node}: \
          give the machine its old name back, or remove {FILE} if it was copied from there"
     )]

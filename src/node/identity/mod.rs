@@ -74,7 +74,18 @@ pub async fn identify(
     let record = conductor.nodes(context, &[uuid]).await?.into_iter().next();
     match &record {
         Some(record) => check(uuid, record, &ask)?,
-        None => warn!(%uuid, "no compute node of this identity is on record: it will be created"),
+        None => {
+            // nova can't keep two nodes of one host, and stops at the second's record.
+            let nodes = match ask.service {
+                Some(_) => conductor.nodes_of_host(context, ask.host).await?,
+                None => Vec::new(),
+            };
+            let nodes: Vec<_> = nodes.iter().filter_map(|node| node.uuid.get().copied()).collect();
+            if !nodes.is_empty() {
+                return Err(IdentityError::Another { uuid, host: ask.host.to_owned(), nodes });
+            }
+            warn!(%uuid, "no compute node of this identity is on record: it will be created");
+        }
     }
     Ok(NodeIdentity { uuid, record })
 }
@@ -241,6 +252,17 @@ mod tests {
             matches!(&refused, IdentityError::AnotherHost { recorded, .. } if recorded == "h2"),
             "{refused}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_on_record_as_another_node_is_refused() {
+        let world = World::new();
+        world.write("state/compute_id", &ID.to_string());
+        let recorded = Uuid::from_u128(2);
+        world.add_node(recorded, "h1", "n1");
+        let refused = world.identify(Some(72), 0).await.unwrap_err();
+        assert!(matches!(refused, IdentityError::Another { .. }), "{refused}");
+        assert!(refused.to_string().contains(&recorded.to_string()), "{refused}");
     }
 
     #[tokio::test]

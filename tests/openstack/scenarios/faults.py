@@ -166,6 +166,9 @@ def queues_are_deleted(world):
     for queue in infra.rabbitmqctl("list_queues", "--no-table-headers", "name").split():
         if queue.startswith("compute") and "compute2" not in queue:
             infra.rabbitmqctl("delete_queue", queue)
+    # What the API sends before that is lost, and it waits a minute for the answer.
+    until(10 if world.kind != "nova-compute" else 90, "a consumer on the agent's queue", lambda: "compute.compute1\t1" in
+          infra.rabbitmqctl("list_queues", "--no-table-headers", "name", "consumers"), 0.5)
     serves_again(world, server, 10)
 
 
