@@ -6,9 +6,9 @@ use uuid::Uuid;
 use super::failure::Fault;
 use super::image_argument;
 use super::network_arguments;
+use super::snapshot_arguments::{target_image, volume_snapshots};
 use crate::dispatch::events::InstanceEvent;
 use crate::dispatch::query::{GuestFacts, Tail};
-use crate::images::sink::TargetImage;
 use crate::model::context::RequestContext;
 use crate::model::object::codec::FieldType;
 use crate::model::object::{BlockDeviceMappingList, Instance, SchedulerLimits, clip};
@@ -206,9 +206,6 @@ pub const ABSENT: &[&str] = &[
     "volume_snapshot_create",
     "volume_snapshot_delete",
 ];
-
-/// Of an instance; QEMU takes fewer.
-const MOST_VOLUMES: usize = 1000;
 
 /// Reads a request. `id` is the message's `_unique_id`; `from_root` says that it came through the
 /// local socket.
@@ -437,7 +434,7 @@ pub(super) fn take_optional<T: FieldType>(
     take::<Option<T>>(args, name)
 }
 
-fn text(args: &Map<String, Value>, name: &str) -> Result<String, Fault> {
+pub(super) fn text(args: &Map<String, Value>, name: &str) -> Result<String, Fault> {
     let found = args.get(name).and_then(Value::as_str).map(str::to_owned);
     found.ok_or_else(|| Fault::builtin("TypeError", format!("{name} must be a string")))
 }
@@ -451,18 +448,6 @@ fn count(args: &Map<String, Value>, name: &str) -> Result<u64, Fault> {
     let found = args.get(name).and_then(Value::as_u64);
     let wrong = || Fault::builtin("TypeError", format!("{name} must be a number, 0 or more"));
     found.ok_or_else(wrong)
-}
-
-/// The volumes' snapshots among an image's block devices.
-fn volume_snapshots(mapping: Option<&Value>) -> Vec<String> {
-    let all = mapping.and_then(Value::as_array).into_iter().flatten();
-    let of_volume = |device: &&Value| device["source_type"] == "snapshot";
-    let ids = all.filter(of_volume).filter_map(|device| device["snapshot_id"].as_str());
-    ids.take(MOST_VOLUMES).map(str::to_owned).collect()
-}
-
-fn target_image(args: &Map<String, Value>, any_file: bool) -> Result<TargetImage, Fault> {
-    Ok(TargetImage { id: text(args, "image_id")?, any_file })
 }
 
 /// `null` is everything; what isn't a number counts as 0, as nova has it.
