@@ -65,7 +65,7 @@ for applet in $(busybox --list); do [ "$applet" = busybox ] || ln -s busybox "rd
 busybox depmod -b tree "$version"
 # Dependencies first, each module once: the guest loads them in this order without looking anything up.
 awk -v wanted="virtio_pci virtio_blk virtio_net virtio_scsi virtio_balloon virtio-rng virtio_console \
-  ata_piix ahci sd_mod sr_mod isofs nls_ascii nls_utf8 vfat crc32c-intel crc32c_generic crc32c-cryptoapi ext4 \
+  ata_piix ahci sd_mod sr_mod isofs nls_ascii nls_utf8 nls_cp437 nls_iso8859-1 vfat crc32c-intel crc32c_generic crc32c-cryptoapi ext4 \
   button evdev af_packet e1000 8139cp i6300esb" '
   function name(path) { sub(/.*\//, "", path); sub(/\.ko$/, "", path); return path }
   function add(path,   list, n, i) {
