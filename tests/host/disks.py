@@ -161,7 +161,7 @@ def disks_on_every_bus(world):
 def a_kernel_with_arguments(world):
     """The image's command line reaches the kernel, also after a hard reboot; the flavor's own ephemeral is disk.local."""
     files = {name: f"file://{world.images}/{name}" for name in ("vmlinuz", "initrd")}
-    line = "root=/dev/vda console=ttyS0 quiet hypernova.marker=17"
+    line = "root=/dev/vda console=ttyS0 quiet no_timer_check hypernova.marker=17"
     with agent_with(world):
         picture = world.file_image("rootfs.img", disk_format="ami", container_format="ami", os_command_line=line, os_type="linux")
         guest = Guest(world, "args", ephemeral_gb=1, swap=16).build(picture, kernel=files["vmlinuz"], ramdisk=files["initrd"])
