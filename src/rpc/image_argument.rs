@@ -33,7 +33,7 @@ pub fn read(image: &Value, any_file: bool) -> Result<ImageArgument, Fault> {
     let meta =
         ImageMeta::from_image_dict(image).map_err(|error| unacceptable(error.to_string()))?;
     // A volume's image metadata have all of an image's but what names it.
-    let request = text(image, "id").filter(|id| !id.is_empty()).map(|id| ImageRequest {
+    let request = text(image, "id").map(|id| ImageRequest {
         id,
         url: text(image, "direct_url"),
         disk_format: text(image, "disk_format"),
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_dict_without_an_id_is_no_image_and_one_that_is_none_is_unacceptable() {
-        for none in [json!({}), json!(null), json!({"id": "", "min_disk": 1})] {
+        for none in [json!({}), json!(null), json!({"min_disk": 1, "properties": {}})] {
             assert!(read(&none, false).unwrap().request.is_none(), "{none}");
         }
         for bad in [json!([]), json!({"min_disk": -1})] {
