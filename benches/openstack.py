@@ -17,7 +17,6 @@ import kombu  # noqa: E402
 
 import infra  # noqa: E402
 from bus import URL  # noqa: E402
-from faultproxy import Proxy  # noqa: E402
 from main import bring_up  # noqa: E402
 from plane import BIN, ROOT, Daemons, until  # noqa: E402
 from world import World  # noqa: E402
@@ -257,7 +256,7 @@ def main():
     agents = [word for word in sys.argv[1:] if "=" not in word] or list(PROGRAMS)
     daemons = Daemons()
     world = World(daemons, bring_up(daemons), agents[0])
-    proxy = Proxy()
+    proxy = world.proxy
     figures, calls = {}, {}
     for agent in agents:
         bench = Bench(world, agent)

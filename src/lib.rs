@@ -47,5 +47,7 @@ pub mod rpc;
 pub mod service;
 /// Logs.
 pub mod telemetry;
+/// Volumes' snapshots, for whoever waits for them.
+pub mod volumes;
 /// What the agent does to an instance, as journaled steps.
 pub mod workflow;

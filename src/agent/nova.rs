@@ -26,6 +26,7 @@ use crate::placement::Placement;
 use crate::records::conductor::{Conductor, ConductorOptions, ConductorRecords};
 use crate::rpc::bus::Bus;
 use crate::telemetry::Chain;
+use crate::volumes::cinder::Cinder;
 use crate::workflow::Backends;
 
 /// The first heartbeat comes after this. nova: servicegroup/drivers/db.py, INITIAL_REPORTING_DELAY
@@ -106,6 +107,7 @@ pub(super) async fn plane(start: Start<'_>) -> Result<Option<Plane>, AgentError>
         images: images_from(config, glance.clone())?,
         snapshots: snapshots(config)?,
         sink: glance,
+        volumes: Arc::new(Cinder::new(session.service(Service::Cinder))),
         network: Arc::new(neutron),
         records: records.clone(),
         claims: tracker.clone(),

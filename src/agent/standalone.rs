@@ -11,6 +11,7 @@ use crate::node::scheduling::Unscheduled;
 use crate::node::unclaimed::Unclaimed;
 use crate::notify::Notifier;
 use crate::records::sqlite::SqliteRecords;
+use crate::volumes::NoVolumes;
 use crate::workflow::Backends;
 
 /// # Errors
@@ -26,6 +27,7 @@ pub(super) fn plane(
         images: images_from(config, standalone_source(config))?,
         snapshots: snapshots(config)?,
         sink: standalone_sink(config),
+        volumes: Arc::new(NoVolumes),
         network: Arc::new(StandaloneNetwork::new(config.hypernova.default_network.as_str())?),
         records: Arc::new(records.clone()),
         claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),

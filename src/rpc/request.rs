@@ -6,9 +6,9 @@ use uuid::Uuid;
 use super::failure::Fault;
 use super::image_argument;
 use super::network_arguments;
+use super::snapshot_arguments::{target_image, volume_snapshots};
 use crate::dispatch::events::InstanceEvent;
 use crate::dispatch::query::{GuestFacts, Tail};
-use crate::images::sink::TargetImage;
 use crate::model::context::RequestContext;
 use crate::model::object::codec::FieldType;
 use crate::model::object::{BlockDeviceMappingList, Instance, SchedulerLimits, clip};
@@ -267,7 +267,10 @@ pub fn decode(
             message.change(|subject| Snapshot::new(subject, kind, image))
         }
         "quiesce_instance" => message.change(Quiesce::new),
-        "unquiesce_instance" => message.change(Unquiesce::new),
+        "unquiesce_instance" => {
+            let snapshots = volume_snapshots(message.args.get("mapping"));
+            message.change(|subject| Unquiesce::new(subject, snapshots))
+        }
         "set_admin_password" => {
             let password = Secret::new(text(&message.args, "new_pass")?);
             message.change(|subject| SetPassword::new(subject, password))
@@ -431,7 +434,7 @@ pub(super) fn take_optional<T: FieldType>(
     take::<Option<T>>(args, name)
 }
 
-fn text(args: &Map<String, Value>, name: &str) -> Result<String, Fault> {
+pub(super) fn text(args: &Map<String, Value>, name: &str) -> Result<String, Fault> {
     let found = args.get(name).and_then(Value::as_str).map(str::to_owned);
     found.ok_or_else(|| Fault::builtin("TypeError", format!("{name} must be a string")))
 }
@@ -445,10 +448,6 @@ fn count(args: &Map<String, Value>, name: &str) -> Result<u64, Fault> {
     let found = args.get(name).and_then(Value::as_u64);
     let wrong = || Fault::builtin("TypeError", format!("{name} must be a number, 0 or more"));
     found.ok_or_else(wrong)
-}
-
-fn target_image(args: &Map<String, Value>, any_file: bool) -> Result<TargetImage, Fault> {
-    Ok(TargetImage { id: text(args, "image_id")?, any_file })
 }
 
 /// `null` is everything; what isn't a number counts as 0, as nova has it.

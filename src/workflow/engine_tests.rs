@@ -339,7 +339,10 @@ engine_test_cases! {
     snapshot_of_a_paused_guest: || after(pause()), snapshot;
     backup_live: running, backup;
     quiescing: with_agent, || Quiesce::new(subject_without_task("quiesce_instance"));
-    unquiescing: with_agent, || Unquiesce::new(subject_without_task("unquiesce_instance"));
+    unquiescing: with_agent, || {
+        let snapshots = vec!["gone".to_owned()];
+        Unquiesce::new(subject_without_task("unquiesce_instance"), snapshots)
+    };
     password: with_agent, || {
         let subject = subject(TaskState::UpdatingPassword, "set_admin_password");
         SetPassword::new(subject, crate::model::secret::Secret::new("p"))

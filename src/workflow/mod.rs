@@ -23,6 +23,7 @@ use crate::node::scheduling::{Scheduling, SchedulingError};
 use crate::node::{ClaimError, Claims};
 use crate::notify::Notifier;
 use crate::records::{Records, RecordsError};
+use crate::volumes::VolumeSnapshots;
 use external_events::ExternalEvents;
 use info_cache::InfoCaches;
 use plug_events::PlugSettings;
@@ -86,6 +87,7 @@ pub struct Backends {
     /// Where snapshots are made, and where they are kept.
     pub snapshots: Arc<dyn Snapshots>,
     pub sink: Arc<dyn ImageSink>,
+    pub volumes: Arc<dyn VolumeSnapshots>,
     pub network: Arc<dyn Network>,
     pub records: Arc<dyn Records>,
     pub claims: Arc<dyn Claims>,

@@ -355,3 +355,56 @@ async fn the_task_goes_through_novas_states() {
     );
     assert_eq!(task_states(backup).await, "image_backup image_pending_upload image_uploading none");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_stays_frozen_until_its_volumes_snapshots_are_made() {
+    use super::quiesce::Quiesce;
+    use super::unquiesce::Unquiesce;
+    let subject = |method| super::instance::Subject::new(super::world::instance(None), method);
+    for broken in [false, true] {
+        let world = with_agent(&[]).await;
+        let mut quiescing = world.record(Quiesce::new(subject("quiesce_instance"))).await;
+        world.run(&mut quiescing, &MemoryJournal::default()).await.unwrap();
+        assert!(world.hypervisor.is_frozen(UUID));
+        world.volumes.make("one", Duration::from_secs(20));
+        world.volumes.make("two", Duration::from_secs(40));
+        if broken {
+            world.volumes.break_off();
+        }
+        let snapshots = vec!["one".to_owned(), "two".to_owned()];
+        let thaw = Unquiesce::new(subject("unquiesce_instance"), snapshots);
+        let mut thawing = world.record(thaw).await;
+        let begun = tokio::time::Instant::now();
+        world.run(&mut thawing, &MemoryJournal::default()).await.unwrap();
+        assert!(!world.hypervisor.is_frozen(UUID));
+        let waited = begun.elapsed();
+        assert_eq!(waited >= Duration::from_secs(40), !broken, "{waited:?}");
+        assert!(waited < Duration::from_secs(42), "{waited:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_is_set_for_the_images_administrator_and_told_to_nobody() {
+    use super::set_password::SetPassword;
+    use crate::model::secret::Secret;
+    let password = || {
+        let subject = subject(TaskState::UpdatingPassword, "set_admin_password");
+        SetPassword::new(subject, Secret::new("hunter2"))
+    };
+    for (properties, user) in [(&[][..], "root"), (&[("os_admin_user", "ubuntu")][..], "ubuntu")] {
+        let world = with_agent(properties).await;
+        let mut record = world.record(password()).await;
+        world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+        assert_eq!(record.head.phase, Phase::Done, "{:?}", record.head.failure);
+        assert_eq!(world.hypervisor.password(UUID, user).unwrap().expose(), "hunter2");
+    }
+    let world = with_agent(&[]).await;
+    world.hypervisor.fail_with("set_user_password", Class::Refused, 1);
+    let mut record = world.record(password()).await;
+    world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+    let fault = record.head.failure.unwrap().fault.unwrap();
+    assert_eq!(&*fault.class, "InstancePasswordSetFailed");
+    let reason =
+        format!("Failed to set admin password on {UUID} because error setting admin password");
+    assert_eq!(fault.message, reason);
+}

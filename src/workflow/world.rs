@@ -39,6 +39,7 @@ use crate::notify::fake::Recorder;
 use crate::records::fake::FakeRecords;
 use crate::records::history::History;
 use crate::records::{Expected, Records};
+use crate::volumes::fake::FakeVolumes;
 
 /// The one instance of these tests.
 pub const UUID: Uuid = Uuid::from_u128(0x24ef_2f14_daa6_42b1_b7fa_7136_169b_5f1c);
@@ -49,6 +50,7 @@ pub struct World {
     pub images: Arc<FakeImages>,
     pub snapshots: Arc<FakeSnapshots>,
     pub sink: Arc<FakeSink>,
+    pub volumes: Arc<FakeVolumes>,
     pub network: Arc<FakeNetwork>,
     pub records: Arc<FakeRecords>,
     pub notifier: Arc<Recorder>,
@@ -64,6 +66,7 @@ impl World {
             images: Arc::new(FakeImages::default()),
             snapshots: Arc::default(),
             sink: Arc::default(),
+            volumes: Arc::default(),
             network: Arc::new(FakeNetwork::new()),
             records: Arc::new(FakeRecords::new("host1")),
             notifier: Arc::new(Recorder::new("host1", Settings::example().name_template)),
@@ -88,6 +91,7 @@ impl World {
             images: self.images.clone(),
             snapshots: self.snapshots.clone(),
             sink: self.sink.clone(),
+            volumes: self.volumes.clone(),
             network: self.network.clone(),
             records: self.records.clone(),
             claims: self.node.clone(),

@@ -36,6 +36,7 @@ mod observer;
 mod saves;
 mod state;
 mod stats;
+mod undefine;
 pub mod xml;
 
 pub use observer::Observer;

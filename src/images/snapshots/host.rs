@@ -89,7 +89,7 @@ impl Snapshots for HostSnapshots {
         let needed = if live { total.saturating_add(alone) } else { total };
         let free = blocking("look up", &path, |path| {
             let found = statvfs(path)?;
-            Ok(u64::from(found.blocks_available()).saturating_mul(found.fragment_size()))
+            Ok(found.blocks_available().saturating_mul(found.fragment_size()))
         })
         .await?;
         debug!(needed, free, path = %path.display(), "room for a snapshot");
