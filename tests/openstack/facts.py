@@ -16,6 +16,7 @@ PATTERNS = [(re.compile(pattern), label) for pattern, label in (
     (r"\bfa:16:3e(:[0-9a-f]{2}){3}\b", "<mac>"),
     (r"\b10\.77\.0\.(?!0/24|1\b)\d+\b", "<address>"),
     (r"\binstance-[0-9a-f]{8}\b", "<domain>"),
+    (r"\bi-[0-9a-f]{8}\b", "<ec2 id>"),
     (r"\btap[0-9a-f]{8}-[0-9a-f]{2}\b", "<tap>"),
     (r"\br-[0-9a-z]{8}\b", "<reservation>"),
     (r"\b[0-9a-f]{56}\b", "<host id>"),

@@ -62,9 +62,15 @@ neutron("slow", "The port's creation takes five seconds longer.", seconds=5)
 
 @scenario(proxied=True)
 def neutron_down(world):
-    """neutron refuses connections: the build fails."""
+    """neutron refuses connections: the build fails. nova-compute leaves files and the allocation, the agent leaves nothing."""
     world.proxy.refuse("neutron")
-    outcome(world)
+    server = world.ask()
+    server.wait("ERROR")
+    if world.kind != "nova-compute":
+        files = os.path.isdir(f"{world.hosts['compute1'].instances}/{server.id}")
+        allocations = world.cloud.placement.get(f"/allocations/{server.id}")["allocations"]
+        world.check([f"left: {what}" for what in (files and "files", allocations) if what])
+    world.begin_here()
 
 
 # --- glance
