@@ -62,6 +62,9 @@ pub use options::{bus_settings, libvirt_options, preview_settings};
 /// How often the neighbours are looked at for `/healthz`.
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
 
+/// When the first inventory and recovery are over as a rule: what they needed is given back then.
+const FIRST_ROUNDS: Duration = Duration::from_secs(10);
+
 /// How long replies and the fanout queues may take to go when the agent stops.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -245,6 +248,10 @@ pub async fn serve(
     }
     info!(resumed, "ready");
     crate::memory::release_startup_pages();
+    tokio::spawn(async {
+        tokio::time::sleep(FIRST_ROUNDS).await;
+        crate::memory::release_startup_pages();
+    });
     manager.ready("running");
 
     stop.cancelled().await;

@@ -24,6 +24,9 @@ use crate::recovery::rules::Permits;
 /// How often the journal forgets what ended long ago.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
+/// How often memory that a burst of requests has left behind is given back.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
+
 /// What looks at every disk below the instances directory may take.
 const AGEING_BUDGET: Duration = Duration::from_secs(600);
 
@@ -40,6 +43,11 @@ pub(super) fn start(config: &Config, metrics: Arc<Metrics>, own: &OwnRequests) -
         async move { Ok(dispatcher.prune().await.map(drop)?) }
     };
     scheduler.add(Task::new("prune_journal", Spacing::Every(PRUNE_EVERY), prune).always());
+    let trim = || async {
+        crate::memory::trim();
+        Ok(())
+    };
+    scheduler.add(Task::new("trim_memory", Spacing::Every(TRIM_EVERY), trim).always());
     scheduler
 }
 

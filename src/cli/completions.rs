@@ -17,12 +17,29 @@ pub struct CompletionsArgs {
 pub fn run(args: &CompletionsArgs, output: &mut Output) -> Result<u8, Failure> {
     let mut script = Vec::new();
     let mut command = Cli::command();
+    if args.shell == Shell::Zsh {
+        command = without_colons(command);
+    }
     clap_complete::generate(args.shell, &mut command, "hypernova", &mut script);
     if args.shell == Shell::Fish {
         script.extend(fish_arguments(&command).into_bytes());
     }
     output.bytes(&script)?;
     Ok(0)
+}
+
+/// In zsh's language a colon ends a value's name, and what follows is called as a function; in names
+/// clap_complete lets it stand.
+fn without_colons(command: Command) -> Command {
+    let renamed = |arg: Arg| {
+        let names = arg.get_value_names().unwrap_or_default().iter();
+        let names: Vec<_> = names.map(|name| name.replace(':', "=")).collect();
+        match names.iter().any(|name| name.contains('=')) {
+            true => arg.value_names(names),
+            false => arg,
+        }
+    };
+    command.mut_args(renamed).mut_subcommands(without_colons)
 }
 
 /// What clap_complete leaves out for fish: arguments without a flag, for which fish offers file

@@ -13,8 +13,8 @@ pub struct GuestArgs {
     #[arg(long, value_name = "PATH|URL", value_hint = ValueHint::FilePath)]
     pub image: String,
 
-    /// What the image must hash to, as ALGORITHM:HEX: md5, sha1, sha256 or sha512
-    #[arg(long, value_name = "CHECKSUM", value_hint = ValueHint::Other, value_parser = parse_checksum)]
+    /// What the image must hash to: md5, sha1, sha256 or sha512
+    #[arg(long, value_name = "ALGORITHM:HEX", value_hint = ValueHint::Other, value_parser = parse_checksum)]
     pub checksum: Option<DeclaredChecksum>,
 
     /// The image's format, checked against its content [default: by its name, or by its content]

@@ -188,7 +188,7 @@ pub trait Images: Send + Sync {
         files: &ConfigDriveFiles,
     ) -> Result<Disk, ImageError>;
 
-    /// The disks of an instance as `disk.info` has them, of those that are there.
+    /// The disks of an instance, of those that are there: `disk.info`'s, its config drive and its boot files.
     async fn disks(&self, instance: Uuid) -> Result<Vec<Disk>, ImageError>;
 
     /// Looks through the cache: what is in use is marked so, and what has been unused for long

@@ -14,7 +14,8 @@ use crate::model::object::ImageMeta;
 
 pub struct ImageArgument {
     pub meta: ImageMeta,
-    pub request: ImageRequest,
+    /// `None` for a guest that boots from something else, such as a volume.
+    pub request: Option<ImageRequest>,
     pub kernel: Option<ImageRequest>,
     pub ramdisk: Option<ImageRequest>,
 }
@@ -31,15 +32,15 @@ pub fn read(image: &Value, any_file: bool) -> Result<ImageArgument, Fault> {
     };
     let meta =
         ImageMeta::from_image_dict(image).map_err(|error| unacceptable(error.to_string()))?;
-    let id = text(image, "id").ok_or_else(|| unacceptable("it has no id".to_owned()))?;
-    let request = ImageRequest {
+    // A volume's image metadata have all of an image's but what names it.
+    let request = text(image, "id").map(|id| ImageRequest {
         id,
         url: text(image, "direct_url"),
         disk_format: text(image, "disk_format"),
         checksums: checksums(image),
         size: image.get("size").and_then(Value::as_u64),
         any_file,
-    };
+    });
     let part = |id: &str, url: &str| {
         let properties = image.get("properties")?;
         let id = text(properties, id).filter(|id| !id.is_empty())?;
@@ -80,17 +81,23 @@ mod tests {
             "properties": {"kernel_id": "k", "hypernova_kernel_url": "file:///images/k"}
         });
         let read = read(&image, false).unwrap();
-        assert_eq!(read.request.url.as_deref(), Some("file:///images/a.qcow2"));
-        let algorithms: Vec<_> = read.request.checksums.iter().map(|c| &c.algorithm).collect();
+        let request = read.request.unwrap();
+        assert_eq!(request.url.as_deref(), Some("file:///images/a.qcow2"));
+        let algorithms: Vec<_> = request.checksums.iter().map(|c| &c.algorithm).collect();
         assert_eq!(algorithms, ["sha512", "md5"]);
-        assert_eq!(read.request.checksums[1].value, "30a308d2");
+        assert_eq!(request.checksums[1].value, "30a308d2");
         assert_eq!(read.kernel.unwrap().url.as_deref(), Some("file:///images/k"));
         assert!(read.ramdisk.is_none());
     }
 
     #[test]
-    fn a_dict_without_an_id_is_unacceptable() {
-        let Err(fault) = read(&json!({}), false) else { panic!("taken") };
-        assert_eq!(fault.class, "ImageUnacceptable");
+    fn a_dict_without_an_id_is_no_image_and_one_that_is_none_is_unacceptable() {
+        for none in [json!({}), json!(null), json!({"min_disk": 1, "properties": {}})] {
+            assert!(read(&none, false).unwrap().request.is_none(), "{none}");
+        }
+        for bad in [json!([]), json!({"min_disk": -1})] {
+            let Err(fault) = read(&bad, false) else { panic!("taken: {bad}") };
+            assert_eq!(fault.class, "ImageUnacceptable");
+        }
     }
 }

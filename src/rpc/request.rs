@@ -466,6 +466,8 @@ mod tests {
 
     use super::*;
     use crate::dispatch::admission::RequestKind;
+    use crate::records::history::History;
+    use crate::workflow::world::{MemoryJournal, World};
 
     fn decoded(method: &str, args: Value) -> Result<Request, Fault> {
         let args = args.as_object().unwrap().clone();
@@ -484,6 +486,9 @@ mod tests {
     fn every_recorded_request_becomes_what_it_asks() {
         for (name, kind) in [
             ("build_and_run_instance", RequestKind::Build),
+            ("build_and_run_instance_ami", RequestKind::Build),
+            ("build_and_run_instance_config_drive", RequestKind::Build),
+            ("build_and_run_instance_volume", RequestKind::Build),
             ("terminate_instance", RequestKind::Delete),
             ("stop_instance", RequestKind::Stop),
             ("start_instance", RequestKind::Start),
@@ -504,6 +509,25 @@ mod tests {
                 other => panic!("{name}: {other:?}"),
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_build_without_an_image_ends_in_an_error_that_its_user_reads() {
+        let (method, args) = fixture("build_and_run_instance_volume");
+        let context = RequestContext::admin();
+        let Ok(Request::Change(AnyRecord::Spawn(record))) =
+            decode(&method, args, "id".into(), context, false)
+        else {
+            panic!("it is a build");
+        };
+        let world = World::new();
+        let mut record = world.record(record.workflow).await;
+        world.run(&mut record, &MemoryJournal::default()).await.unwrap();
+        let records = world.records.all();
+        assert_eq!(records[0].vm_state.value(), Some(&VmState::Error));
+        let faults = world.records.faults(records[0].uuid().unwrap()).await.unwrap();
+        assert!(faults[0].message.contains("a disk from a volume is not supported"), "{faults:?}");
+        assert_eq!(world.leftovers().await, Vec::<String>::new());
     }
 
     #[test]

@@ -32,7 +32,8 @@ use crate::records::Expected;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Build {
     pub image_meta: ImageMeta,
-    pub image: ImageRequest,
+    /// `None`: the guest is to boot from something else.
+    pub image: Option<ImageRequest>,
     /// For a guest that is booted without a boot loader.
     pub kernel: Option<ImageRequest>,
     pub ramdisk: Option<ImageRequest>,
@@ -150,7 +151,12 @@ impl Spawn {
 
     /// What isn't built is refused before anything is made, and never left out.
     fn check_supported(&self) -> StepResult {
-        block_devices::check(&self.subject.instance, &self.build.block_devices)
+        block_devices::check(&self.subject.instance, &self.build.block_devices)?;
+        self.image().map(drop)
+    }
+
+    fn image(&self) -> Result<&ImageRequest, StepError> {
+        self.build.image.as_ref().ok_or(StepError::NotSupported("a guest without an image"))
     }
 
     fn base(&self) -> Result<&CachedImage, StepError> {
@@ -253,7 +259,7 @@ impl Workflow for Spawn {
                 self.enter(TaskState::BlockDeviceMapping, stage).await
             }
             Step::FetchImage => {
-                let fetch = on.images.cache(stage.context, &self.build.image, &report);
+                let fetch = on.images.cache(stage.context, self.image()?, &report);
                 let base = stage.unless_given_up(fetch).await?;
                 check_fits(&base, self.root_gib())?;
                 self.base = Some(base);

@@ -253,7 +253,7 @@ pub fn spawn() -> Spawn {
             "id": "9ac5fd6a-073c-423e-8bb6-9593064b906d", "status": "active", "properties": {},
         }))
         .unwrap(),
-        image: image("9ac5fd6a-073c-423e-8bb6-9593064b906d"),
+        image: Some(image("9ac5fd6a-073c-423e-8bb6-9593064b906d")),
         kernel: Some(image("kernel")),
         ramdisk: Some(image("ramdisk")),
         wanted: Wanted {

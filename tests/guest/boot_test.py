@@ -122,7 +122,7 @@ def main():
         rootfs = os.path.join(work, "rootfs.img")
         shutil.copy(os.path.join(GUEST, "rootfs.img"), rootfs)
         direct = machine("-drive", f"file={rootfs},if=virtio,format=raw,cache=unsafe", "-kernel", f"{GUEST}/vmlinuz",
-                         "-initrd", f"{GUEST}/initrd", "-append", "root=/dev/vda console=tty0 console=ttyS0")
+                         "-initrd", f"{GUEST}/initrd", "-append", "root=/dev/vda console=tty0 console=ttyS0 no_timer_check")
         _, seconds = direct.wait_for(r"HYPERNOVA-GUEST booted boot=1 .* root=/dev/vda ")
         print(f"{ACCEL}: kernel and ramdisk given, to the marker {seconds:.2f} s")
         direct.power_button()
