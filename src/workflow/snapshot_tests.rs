@@ -106,6 +106,23 @@ async fn the_image_is_told_of_as_nova_tells_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_snapshot_is_notified_as_nova_notifies_it() {
+    let world = World::with_guest().await;
+    world.notifier.clear();
+    done(&world, snapshot()).await;
+    let types = [
+        "compute.instance.snapshot.start",
+        "instance.snapshot.start",
+        "compute.instance.snapshot.end",
+        "instance.snapshot.end",
+    ];
+    assert_eq!(world.notifier.types(), types);
+    let payload = &world.notifier.sent()[1].1.payload["nova_object.data"];
+    assert_eq!(payload["snapshot_image_id"], IMAGE);
+    assert_eq!(payload["task_state"], "image_snapshot");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_format_is_the_configured_one() {
     let mut world = World::with_guest().await;
     world.settings.snapshots.format = Some(SnapshotFormat::Vmdk);

@@ -154,6 +154,7 @@ class Guest:
                       image_container_format=image["container_format"])
         system.update({f"image_{key}": value for key, value in image["properties"].items()})
         instance["os_type"] = image["properties"].get("os_type")
+        system.update({f"image_{name}": value for name, value in image["properties"].items()})
         if kernel:
             image["properties"].update(kernel_id=kernel, ramdisk_id=ramdisk)
         args["image"] = image

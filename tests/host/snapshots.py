@@ -248,3 +248,76 @@ def a_crash_dump_and_a_guest_without_an_agent(world):
             raise AssertionError(f"{method} succeeded")
         guest.wait_state("active")
     guest.delete()
+
+
+@scenario(400)
+def a_guest_with_an_agent(world):
+    """Its file systems are frozen for the moment of a snapshot, and thawed; by request as well; its password is set."""
+    image = world.file_image(hw_qemu_guest_agent="yes", os_require_quiesce="yes")
+    guest, own = running(world, "agent", image)
+    guest.wait_console(r"HYPERNOVA-GUEST agent /dev/vport")
+
+    def said(word):
+        return len(re.findall(rf"HYPERNOVA-GUEST {word}", guest.console_or_nothing()))
+
+    path = os.path.join(world.images, "agent-copy.qcow2")
+    world.hypernova("snapshot", guest.uuid, "--to", path, timeout=120)
+    world.wait(lambda: said("thawed") == 1, 20, lambda: f"not thawed: {guest.console()[-500:]}")
+    assert said("frozen") == 1
+    nothing_is_left_of_it(world, guest)
+    _, count = guest.wait_heartbeat_after(0)
+    guest.wait_heartbeat_after(count)
+    boots_with_its_file(world, "agent-copy.qcow2", own, 2)
+
+    assert guest.nova.call("quiesce_instance", instance=guest.instance()) is None
+    guest.wait_console("frozen")
+    time.sleep(3)
+    _, before = guest.heartbeat()
+    time.sleep(5)
+    assert guest.heartbeat()[1] <= before + 1, "what it writes waits"
+    guest.nova.cast("unquiesce_instance", instance=guest.instance(), mapping=None)
+    guest.wait_heartbeat_after(before + 1)
+    assert (said("frozen"), said("thawed")) == (2, 2)
+
+    guest.nova.call("set_admin_password", instance=guest.instance("updating_password"), new_pass="s3cret for you")
+    guest.wait_console("password user=root text=s3cret for you")
+    guest.wait_state("active")
+    with open(world.log, errors="replace") as log:
+        assert "s3cret" not in log.read()
+
+    # The agent dies with the guest frozen in the middle of a snapshot: the next start thaws it.
+    guest.nova.call("quiesce_instance", instance=guest.instance())
+    world.kill_agent()
+    world.start_agent()
+    path = os.path.join(world.images, "agent-copy2.qcow2")
+    world.hypernova("snapshot", guest.uuid, "--to", path, timeout=120)
+    world.wait(lambda: said("thawed") >= 3, 20, lambda: f"not thawed: {guest.console()[-500:]}")
+    _, count = guest.wait_heartbeat_after(0)
+    guest.wait_heartbeat_after(count)
+    guest.delete()
+
+
+@scenario(400)
+def a_guest_whose_agent_goes(world):
+    """One that hangs or is gone: a snapshot that needs it fails in time, and one that doesn't is made without."""
+    for required in ("yes", "no"):
+        image = world.file_image(hw_qemu_guest_agent="yes", os_require_quiesce=required)
+        guest, own = running(world, f"hangs-{required}", image)
+        guest.wait_console(r"HYPERNOVA-GUEST agent /dev/vport")
+        # The channel is open, and nobody reads it: a paused guest's agent.
+        world.virsh("suspend", guest.uuid)
+        path = os.path.join(world.images, f"hangs-{required}.qcow2")
+        begun = time.monotonic()
+        made = subprocess.run([world.binary, "--socket", world.socket, "snapshot", guest.uuid, "--to", path],
+                              capture_output=True, text=True, timeout=200)
+        assert time.monotonic() - begun < 120
+        assert os.path.exists(path) == (required == "no"), made
+        if required == "yes":
+            assert "quiesce" in made.stderr, made.stderr
+        nothing_is_left_of_it(world, guest)
+        world.virsh("resume", guest.uuid)
+        _, count = guest.wait_heartbeat_after(0)
+        guest.wait_heartbeat_after(count)
+        if required == "no":
+            boots_with_its_file(world, f"hangs-{required}.qcow2", own, 2)
+        guest.delete()

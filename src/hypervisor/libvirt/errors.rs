@@ -43,7 +43,7 @@ impl Fault {
 }
 
 fn refused(operation: &'static str, error: &Error) -> HypervisorError {
-    if error.code() == ErrorNumber::AgentUnresponsive {
+    if is_no_agent(error) {
         return HypervisorError::NoAgent { operation, message: error.message().to_owned() };
     }
     match class_of(error.code()) {
@@ -52,6 +52,16 @@ fn refused(operation: &'static str, error: &Error) -> HypervisorError {
             HypervisorError::Refused { operation, message: error.message().to_owned(), class }
         }
     }
+}
+
+/// Whether the guest agent isn't there, or hangs.
+pub fn is_no_agent(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        ErrorNumber::AgentUnresponsive
+            | ErrorNumber::AgentUnsynced
+            | ErrorNumber::AgentCommandTimeout
+    )
 }
 
 /// What a caller may do about an error of libvirt; `None`: this driver can't do it at all.

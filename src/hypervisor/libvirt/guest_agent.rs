@@ -7,12 +7,12 @@ use std::time::Duration;
 use tracing::debug;
 use uuid::Uuid;
 use virt::domain::Domain;
-use virt::error::{Error, ErrorNumber};
+use virt::error::Error;
 use virt_sys as sys;
 
 use super::Libvirt;
 use super::domains::ours;
-use super::errors::Fault;
+use super::errors::{Fault, is_no_agent};
 use crate::hypervisor::HypervisorError;
 use crate::model::class::Class;
 use crate::model::secret::Secret;
@@ -29,7 +29,7 @@ impl Libvirt {
     /// frozen its file systems takes nothing but a thaw then: it is thawed, and frozen anew.
     pub(super) async fn freeze_file_systems(&self, uuid: Uuid) -> Result<(), HypervisorError> {
         self.ask_agent("freeze", uuid, |domain| match freeze(domain) {
-            Err(error) if error.code() != ErrorNumber::AgentUnresponsive => {
+            Err(error) if !is_no_agent(&error) => {
                 match thaw(domain) {
                     Ok(()) => freeze(domain),
                     // The first error is the one that tells.
