@@ -198,7 +198,7 @@ def raw_disks_and_a_fat_config_drive(world):
             assert (found.st_size, found.st_blocks * 512 >= size) == (size, True), (name, found)
         with open(f"{directory}/disk.info") as file:
             formats = {os.path.basename(path): kind for path, kind in json.load(file).items()}
-        assert formats == dict.fromkeys(["disk", "disk.eph0", "disk.swap", "disk.config"], "raw"), formats
+        assert formats == dict.fromkeys(["disk", "disk.eph0", "disk.swap"], "raw"), formats
         assert targets(world, guest) == {"vda": "disk", "vdb": "disk.eph0", "vdc": "disk.swap", "vdd": "disk.config"}
         assert tag(world, guest, "/dev/vdb") == ("ext2", "ephemeral0")
         assert tag(world, guest, "/dev/vdd") == ("vfat", "config-2")
