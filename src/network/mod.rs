@@ -136,6 +136,14 @@ pub trait Network: Send + Sync {
         instance: &Instance,
     ) -> Result<BTreeSet<Uuid>, NetworkError>;
 
+    /// The names of the security groups of the instance's ports, as often as ports have them; empty
+    /// where nothing is known of such groups.
+    async fn security_groups(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+    ) -> Result<Vec<String>, NetworkError>;
+
     /// Makes ready on the host what the VIF needs before its domain starts; a repeat changes nothing.
     async fn plug(&self, owner: PlugFor, vif: &Vif) -> Result<(), NetworkError>;
 

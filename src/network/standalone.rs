@@ -102,6 +102,14 @@ impl Network for StandaloneNetwork {
         Ok(instance.vifs()?.iter().map(|vif| vif.id).collect())
     }
 
+    async fn security_groups(
+        &self,
+        _: &RequestContext,
+        _: &Instance,
+    ) -> Result<Vec<String>, NetworkError> {
+        Ok(Vec::new())
+    }
+
     async fn plug(&self, owner: PlugFor, vif: &Vif) -> Result<(), NetworkError> {
         self.plugger.plug(owner, vif).await
     }

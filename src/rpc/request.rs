@@ -7,6 +7,7 @@ use super::failure::Fault;
 use super::image_argument;
 use super::network_arguments;
 use super::snapshot_arguments::{target_image, volume_snapshots};
+use crate::dispatch::console::ConsoleKind;
 use crate::dispatch::events::InstanceEvent;
 use crate::dispatch::query::{GuestFacts, Tail};
 use crate::model::context::RequestContext;
@@ -53,13 +54,9 @@ pub enum Question {
         tail: Tail,
     },
     /// `building`: the instance may have no domain yet.
-    VncConsole {
+    Console {
         uuid: Uuid,
-        console_type: String,
-        building: bool,
-    },
-    SerialConsole {
-        uuid: Uuid,
+        kind: ConsoleKind,
         console_type: String,
         building: bool,
     },
@@ -85,8 +82,7 @@ impl Question {
     pub fn uuid(&self) -> Option<Uuid> {
         match self {
             Self::ConsoleOutput { uuid, .. }
-            | Self::VncConsole { uuid, .. }
-            | Self::SerialConsole { uuid, .. }
+            | Self::Console { uuid, .. }
             | Self::ValidateConsolePort { uuid, .. }
             | Self::Diagnostics { uuid, .. }
             | Self::LegacyDiagnostics { uuid, .. } => Some(*uuid),
@@ -143,6 +139,7 @@ pub const METHODS: &[Method] = &[
     method("trigger_crash_dump", &["instance"], &[]),
     method("get_console_output", &["instance", "tail_length"], &[]),
     method("get_vnc_console", &["console_type", "instance"], &[]),
+    method("get_spice_console", &["console_type", "instance"], &[]),
     method("get_serial_console", &["console_type", "instance"], &[]),
     method("validate_console_port", &["instance", "port", "console_type"], &[]),
     method("get_diagnostics", &["instance"], &[]),
@@ -175,7 +172,6 @@ pub const ABSENT: &[&str] = &[
     "finish_snapshot_based_resize_at_dest",
     "get_mks_console",
     "get_rdp_console",
-    "get_spice_console",
     "host_maintenance_mode",
     "host_power_action",
     "inject_network_info",
@@ -318,14 +314,14 @@ fn decode_question(name: &str, mut args: Map<String, Value>) -> Result<Question,
     let uuid = instance.uuid().map_err(|error| object_fault(&error))?;
     let console_type = || text(&args, "console_type");
     let building = instance.vm_state.value() == Some(&VmState::Building);
+    let opens = |kind, console_type| Question::Console { uuid, kind, console_type, building };
     Ok(match name {
         "get_console_output" => {
             Question::ConsoleOutput { uuid, tail: tail(args.get("tail_length")) }
         }
-        "get_vnc_console" => Question::VncConsole { uuid, console_type: console_type()?, building },
-        "get_serial_console" => {
-            Question::SerialConsole { uuid, console_type: console_type()?, building }
-        }
+        "get_vnc_console" => opens(ConsoleKind::Vnc, console_type()?),
+        "get_spice_console" => opens(ConsoleKind::Spice, console_type()?),
+        "get_serial_console" => opens(ConsoleKind::Serial, console_type()?),
         "validate_console_port" => {
             let port = match args.get("port") {
                 Some(Value::Number(number)) => number.to_string(),

@@ -18,9 +18,9 @@ use super::questions::Questions;
 use super::raised::Asked;
 use super::reply::{journal_fault, outcome_reply, query_fault};
 use super::request::{ABSENT, METHODS, Question, Request, decode, is_question};
-use crate::dispatch::console::{self, ConsoleAccess};
+use crate::dispatch::console::{self, ConsoleAccess, ConsoleEndpoint, ConsoleKind};
 use crate::dispatch::events::{self, InstanceEvent};
-use crate::dispatch::query::{self, ConsoleEndpoint, QueryError};
+use crate::dispatch::query::{self, QueryError};
 use crate::dispatch::{Dispatcher, Submission};
 use crate::health::{Metrics, Outcome};
 use crate::model::context::RequestContext;
@@ -214,18 +214,13 @@ impl Server {
             Question::ConsoleOutput { uuid, tail } => {
                 query::console_output(on, uuid, tail).await.map(Value::from).map_err(fault)
             }
-            Question::VncConsole { uuid, console_type, building } => {
-                let access = console::open_vnc(on, context, uuid, &console_type).await;
+            Question::Console { uuid, kind, console_type, building } => {
+                let access = console::open(on, context, uuid, kind, &console_type).await;
                 let access = access.map_err(|error| fault(error.while_building(building)))?;
-                Ok(connection(&access, "vnc"))
-            }
-            Question::SerialConsole { uuid, console_type, building } => {
-                let access = console::open_serial(on, context, uuid, &console_type).await;
-                let access = access.map_err(|error| fault(error.while_building(building)))?;
-                Ok(connection(&access, "tcp"))
+                Ok(connection(&access, kind))
             }
             Question::ValidateConsolePort { uuid, port, console_type } => {
-                let valid = query::validate_console_port(on, uuid, &port, &console_type).await;
+                let valid = console::validate_port(on, uuid, &port, &console_type).await;
                 valid.map(Value::from).map_err(fault)
             }
             Question::Diagnostics { uuid, guest } => {
@@ -290,18 +285,22 @@ fn finish(metrics: &Metrics, method: &str, reply: Option<ReplyTo>, answer: Resul
 }
 
 /// nova's connection dict. Where there is no console proxy the address is the console's own, and
-/// there is no token to give.
-fn connection(access: &ConsoleAccess, scheme: &str) -> Value {
-    let ConsoleEndpoint { host, port } = &access.endpoint;
+/// there is no token to give. nova: console/type.py
+fn connection(access: &ConsoleAccess, kind: ConsoleKind) -> Value {
+    let ConsoleEndpoint { host, port, tls_port } = &access.endpoint;
     let (token, url) = match &access.pass {
         Some(pass) => (pass.token.expose().to_owned(), pass.url.expose().to_owned()),
-        None => (String::new(), format!("{scheme}://{host}:{port}")),
+        None => (String::new(), format!("{}://{host}:{port}", kind.scheme())),
     };
-    json!({
+    let mut connection = json!({
         "host": host,
         "port": port,
         "internal_access_path": null,
         "token": token,
         "access_url": url,
-    })
+    });
+    if kind == ConsoleKind::Spice {
+        connection["tlsPort"] = json!(tls_port);
+    }
+    connection
 }

@@ -28,6 +28,13 @@ pub fn is_wanted(instance: &Instance, image: &ImageMeta, settings: &Settings) ->
         || instance.wants_config_drive()
 }
 
+/// What is on the drive and neither in the instance's record nor in the request.
+pub struct Beside {
+    pub vendor_data: Option<Value>,
+    /// Names of those of its ports.
+    pub security_groups: Vec<String>,
+}
+
 /// What is on the drive.
 ///
 /// # Errors
@@ -37,7 +44,7 @@ pub fn files(
     build: &Build,
     vifs: &[Vif],
     settings: &Settings,
-    vendor_data: Option<Value>,
+    beside: Beside,
 ) -> Result<ConfigDriveFiles, StepError> {
     let text = |value: Option<&String>| value.cloned();
     let user_data = instance.user_data.value().map(|data| decode(data.expose())).transpose()?;
@@ -67,13 +74,13 @@ pub fn files(
         devices: Vec::new(),
         dedicated_cpus: Vec::new(),
         vifs: vifs.iter().map(vif_data).collect(),
-        vendor_data,
+        vendor_data: beside.vendor_data,
         ec2: Ec2Facts {
             ami_id: ids.and_then(|ids| ids.ami_id.value().cloned()),
             instance_id: ids.and_then(|ids| ids.instance_id.get().cloned()),
             kernel_id: ids.and_then(|ids| ids.kernel_id.value().cloned()),
             ramdisk_id: ids.and_then(|ids| ids.ramdisk_id.value().cloned()),
-            security_groups: security_groups(instance),
+            security_groups: beside.security_groups,
             block_device_mapping: ec2_mapping(instance, &build.block_devices),
         },
     }))
@@ -95,11 +102,6 @@ fn keypair(instance: &Instance) -> Option<Keypair> {
         kind: found.and_then(|pair| pair.kind.get().cloned()).unwrap_or_else(|| "ssh".to_owned()),
         public_key: own.or_else(|| instance.key_data.value().cloned())?,
     })
-}
-
-fn security_groups(instance: &Instance) -> Vec<String> {
-    let groups = instance.security_groups.get().map(|list| list.items()).unwrap_or_default();
-    groups.iter().filter_map(|group| group.name.get().cloned()).collect()
 }
 
 /// A VIF in plain words. nova: virt/netutils.py, get_network_metadata

@@ -302,9 +302,15 @@ impl Workflow for Spawn {
                 let (instance, settings) = (&mut self.subject.instance, &on.settings);
                 if config_drive::is_wanted(instance, &self.build.image_meta, settings) {
                     instance.config_drive.set(Some("True".to_owned()));
-                    let vendor_data = settings.vendor_data.load().await?;
+                    let facts = config_drive::Beside {
+                        vendor_data: settings.vendor_data.load().await?,
+                        security_groups: on
+                            .network
+                            .security_groups(stage.context, instance)
+                            .await?,
+                    };
                     let (build, vifs) = (&self.build, &self.vifs);
-                    let files = config_drive::files(instance, build, vifs, settings, vendor_data)?;
+                    let files = config_drive::files(instance, build, vifs, settings, facts)?;
                     let disk = on.images.create_config_drive(uuid, &files).await?;
                     self.disks.config_drive = Some(disk);
                 }

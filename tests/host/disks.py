@@ -10,16 +10,9 @@ import socket
 import time
 
 from nova_client import Guest, run
+from scenarios import scenario
 
-SCENARIOS = []
 SERIAL = "enabled = true\nport_range = 21100:21140\nproxyclient_address = 127.0.0.1"
-
-
-def scenario(timeout):
-    def register(function):
-        SCENARIOS.append((function, timeout))
-        return function
-    return register
 
 
 @contextlib.contextmanager

@@ -250,12 +250,18 @@ def a_crash_dump_and_a_guest_without_an_agent(world):
     guest.delete()
 
 
+def wait_agent(world, guest):
+    """The guest has opened its agent's channel, and libvirt knows."""
+    guest.wait_console(r"HYPERNOVA-GUEST agent /dev/vport")
+    world.wait(lambda: "state='connected'" in world.virsh("dumpxml", guest.uuid), 20, lambda: "the guest agent isn't connected")
+
+
 @scenario(400)
 def a_guest_with_an_agent(world):
     """Its file systems are frozen for the moment of a snapshot, and thawed; by request as well; its password is set."""
     image = world.file_image(hw_qemu_guest_agent="yes", os_require_quiesce="yes")
     guest, own = running(world, "agent", image)
-    guest.wait_console(r"HYPERNOVA-GUEST agent /dev/vport")
+    wait_agent(world, guest)
 
     def said(word):
         return len(re.findall(rf"HYPERNOVA-GUEST {word}", guest.console_or_nothing()))
@@ -303,7 +309,7 @@ def a_guest_whose_agent_goes(world):
     for required in ("yes", "no"):
         image = world.file_image(hw_qemu_guest_agent="yes", os_require_quiesce=required)
         guest, own = running(world, f"hangs-{required}", image)
-        guest.wait_console(r"HYPERNOVA-GUEST agent /dev/vport")
+        wait_agent(world, guest)
         # The channel is open, and nobody reads it: a paused guest's agent.
         world.virsh("suspend", guest.uuid)
         path = os.path.join(world.images, f"hangs-{required}.qcow2")

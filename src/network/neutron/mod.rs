@@ -145,6 +145,14 @@ impl Network for NeutronNetwork {
         Ok(ports.iter().filter(|port| port.is_active()).map(|port| port.id).collect())
     }
 
+    async fn security_groups(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+    ) -> Result<Vec<String>, NetworkError> {
+        self.group_names(self.client(context), instance).await
+    }
+
     async fn plug(&self, owner: PlugFor, vif: &Vif) -> Result<(), NetworkError> {
         self.plugger.plug(owner, vif).await
     }

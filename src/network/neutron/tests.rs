@@ -334,6 +334,10 @@ async fn security_groups_are_named_or_numbered_and_need_a_port_that_has_some() {
     let (user, instance) = (user(), instance());
     network.allocate(&user, &instance, &with(&["web", "g3"])).await.unwrap();
     assert_eq!(fake.all("ports")[0]["security_groups"], json!(["g1", "g3"]));
+    assert_eq!(network.security_groups(&user, &instance).await.unwrap(), ["web", "db"]);
+    fake.change("security-groups", "id", "g1", &json!({"name": ""}));
+    assert_eq!(network.security_groups(&user, &instance).await.unwrap(), ["g1", "db"]);
+    fake.change("security-groups", "id", "g1", &json!({"name": "web"}));
     let error = network.allocate(&user, &instance, &with(&["db"])).await.unwrap_err();
     assert!(matches!(error, NetworkError::SecurityGroupAmbiguous(_)), "{error:?}");
     let error = network.allocate(&user, &instance, &with(&["none"])).await.unwrap_err();
