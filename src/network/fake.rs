@@ -182,6 +182,12 @@ impl Network for FakeNetwork {
         state.active.remove(&vif.id);
         Ok(())
     }
+
+    async fn unplug_rest(&self, instance: Uuid) -> Result<(), NetworkError> {
+        let mut state = self.enter("unplug_rest", "interfaces")?;
+        state.plugged.retain(|(owner, _)| *owner != instance);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

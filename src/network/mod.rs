@@ -149,4 +149,7 @@ pub trait Network: Send + Sync {
 
     /// Takes away what [`Network::plug`] made; absent is success.
     async fn unplug(&self, instance: Uuid, vif: &Vif) -> Result<(), NetworkError>;
+
+    /// Takes away what is left here of plugs that no record knows of any more; absent is success.
+    async fn unplug_rest(&self, instance: Uuid) -> Result<(), NetworkError>;
 }

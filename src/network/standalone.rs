@@ -117,6 +117,10 @@ impl Network for StandaloneNetwork {
     async fn unplug(&self, _: Uuid, vif: &Vif) -> Result<(), NetworkError> {
         self.plugger.unplug(vif).await
     }
+
+    async fn unplug_rest(&self, instance: Uuid) -> Result<(), NetworkError> {
+        self.plugger.unplug_rest(instance).await
+    }
 }
 
 /// The instance's id.

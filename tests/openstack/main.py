@@ -49,6 +49,7 @@ def bring_up(daemons):
 def run_scenarios(world, names, recording, until):
     """Runs them one after the other, and begins none after `until`; the names of those that failed and of those left out."""
     import expected
+    from look import left_behind
     from plane import LOG
     from world import SCENARIOS
 
@@ -60,6 +61,7 @@ def run_scenarios(world, names, recording, until):
             return failed, names[number:]
         signal.alarm(SCENARIO_SECONDS)
         world.begin()
+        before = left_behind(world)
         try:
             world.agent.ensure(**SCENARIOS[name].agent)
             world.learn()
@@ -75,7 +77,7 @@ def run_scenarios(world, names, recording, until):
             signal.alarm(SCENARIO_SECONDS)
             for server in world.servers:
                 server.keep_console(f"{LOG}/{name}-{server.id}.console")
-        wrong += clear(world)
+        wrong += clear(world, before)
         signal.alarm(0)
         if wrong:
             failed.append(name)
@@ -90,8 +92,8 @@ def run_scenarios(world, names, recording, until):
     return failed, []
 
 
-def clear(world):
-    """Deletes the scenario's servers, and says what is left when there should be nothing."""
+def clear(world, before):
+    """Deletes the scenario's servers, and says what is left that wasn't there before."""
     from look import left_behind
     from plane import Failed, until
     world.proxy.heal()
@@ -100,10 +102,15 @@ def clear(world):
             world.cloud.delete(server.id)
         except Failed:
             pass
+
+    def left():
+        found = {what: [one for one in ones if one not in before.get(what, [])] for what, ones in left_behind(world).items()}
+        return [f"left behind: {what}: {ones}" for what, ones in found.items() if ones]
+
     try:
-        until(15, "nothing to be left", lambda: not left_behind(world), 0.5)
+        until(15, "nothing to be left", lambda: not left(), 0.5)
     except Failed:
-        return [f"left behind: {what}: {found}" for what, found in left_behind(world).items()]
+        return left()
     return []
 
 

@@ -160,4 +160,8 @@ impl Network for NeutronNetwork {
     async fn unplug(&self, _: Uuid, vif: &Vif) -> Result<(), NetworkError> {
         self.plugger.unplug(vif).await
     }
+
+    async fn unplug_rest(&self, instance: Uuid) -> Result<(), NetworkError> {
+        self.plugger.unplug_rest(instance).await
+    }
 }
