@@ -4,7 +4,7 @@ import struct
 import time
 
 from nova_client import Guest
-from scenarios import scenario
+from scenarios import PATIENCE, scenario
 
 
 def serial_endpoint(world, guest):
@@ -17,7 +17,7 @@ def serial_endpoint(world, guest):
 
 def type_and_read(endpoint, number, timeout=30):
     """Types a command on a serial console and waits for what the guest's shell makes of it."""
-    wanted, seen, deadline = f"answer-{number * number}-".encode(), b"", time.monotonic() + timeout
+    wanted, seen, deadline = f"answer-{number * number}-".encode(), b"", time.monotonic() + timeout * PATIENCE
     with socket.create_connection(endpoint, 10) as connection:
         connection.settimeout(2)
         while wanted not in seen and time.monotonic() < deadline:

@@ -57,9 +57,9 @@ _stop() {
   rm -f "$D/run/$name."{pid,born}
 }
 
-# SECONDS COMMAND…: repeats the command until it succeeds.
+# SECONDS COMMAND…: repeats the command until it succeeds. PATIENCE is how many times as long everything may take (1).
 _until() {
-  local end=$((SECONDS + $1))
+  local end=$((SECONDS + $1 * ${PATIENCE:-1}))
   shift
   until "$@" >/dev/null 2>&1; do
     [ $SECONDS -lt $end ] || { echo "daemons: gave up waiting for: $*" >&2; return 1; }

@@ -21,7 +21,7 @@ import traceback
 import uuid
 
 from nova_client import Guest, error_name, image, run
-from scenarios import SCENARIOS, scenario
+from scenarios import PATIENCE, SCENARIOS, scenario
 from world import World
 
 
@@ -466,13 +466,13 @@ def the_commands(world):
 @scenario(60)
 def check_finds_what_is_wrong(world):
     """`hypernova check` passes on this host, and fails with a line that says so when a path can't be used."""
-    good = subprocess.run([*world.enter(), world.binary, "check", "--config-file", world.config], capture_output=True, text=True, timeout=60)
+    good = subprocess.run([*world.enter(), world.binary, "check", "--config-file", world.config], capture_output=True, text=True, timeout=60 * PATIENCE)
     assert good.returncode == 0, good.stdout + good.stderr
     config = world.config
     try:
         world.config += ".bad"
         world.write_config(DEFAULT="instances_path = /proc/no-such/instances", libvirt="connection_uri = qemu+unix:///system?socket=/no/such")
-        bad = subprocess.run([*world.enter(), world.binary, "check", "--config-file", world.config], capture_output=True, text=True, timeout=60)
+        bad = subprocess.run([*world.enter(), world.binary, "check", "--config-file", world.config], capture_output=True, text=True, timeout=60 * PATIENCE)
     finally:
         os.unlink(world.config)
         world.config = config
@@ -538,7 +538,7 @@ def main():
         nonlocal passed, failed
         started = time.monotonic()
         signal.signal(signal.SIGALRM, too_slow)
-        signal.alarm(timeout)
+        signal.alarm(round(timeout))
         try:
             action()
         except Exception as error:
@@ -557,7 +557,7 @@ def main():
             signal.alarm(0)
 
     try:
-        if attempt("the agent starts", 60, world.start_agent):
+        if attempt("the agent starts", 60 * PATIENCE, world.start_agent):
             for function, timeout in SCENARIOS:
                 if wanted and function.__name__ not in wanted:
                     continue
@@ -572,7 +572,7 @@ def main():
             left = leftovers(world)
             assert not left, "\n".join(left)
 
-        attempt("nothing is left", 120, nothing_is_left)
+        attempt("nothing is left", 120 * PATIENCE, nothing_is_left)
     finally:
         if world.agent_runs():
             world.kill_agent()
