@@ -81,12 +81,7 @@ impl Network for StandaloneNetwork {
         Ok(())
     }
 
-    async fn release(
-        &self,
-        _: &RequestContext,
-        _: &Instance,
-        _: Uuid,
-    ) -> Result<(), NetworkError> {
+    async fn release(&self, _: &RequestContext, _: &Instance, _: Uuid) -> Result<(), NetworkError> {
         Ok(())
     }
 

@@ -44,6 +44,8 @@ pub enum Request {
     Ask(Question),
     /// What others report.
     Events(Vec<InstanceEvent>),
+    /// Images that are to be fetched ahead, by their ids.
+    CacheImages(Vec<String>),
 }
 
 /// A request that changes no instance.
@@ -146,6 +148,7 @@ pub const METHODS: &[Method] = &[
     method("get_instance_diagnostics", &["instance"], &[]),
     method("get_host_uptime", &[], &[]),
     method("set_host_enabled", &["enabled"], &[]),
+    method("cache_images", &["image_ids"], &[]),
     method("external_instance_event", &["instances", "events"], &[]),
 ];
 
@@ -156,7 +159,6 @@ pub const ABSENT: &[&str] = &[
     "allow_share",
     "attach_interface",
     "attach_volume",
-    "cache_images",
     "check_can_live_migrate_destination",
     "check_can_live_migrate_source",
     "check_instance_shared_storage",
@@ -273,8 +275,21 @@ pub fn decode(
         }
         "trigger_crash_dump" => message.change(CrashDump::new),
         "external_instance_event" => network_arguments::events(message.args).map(Request::Events),
+        "cache_images" => image_ids(&message.args).map(Request::CacheImages),
         _ => decode_question(name, message.args).map(Request::Ask),
     }
+}
+
+/// nova-api takes as many as a database column has room for.
+const MAX_IMAGES: usize = 1000;
+
+fn image_ids(args: &Map<String, Value>) -> Result<Vec<String>, Fault> {
+    let wrong = || Fault::nova("InvalidInput", "image_ids is not a list of images' ids");
+    let ids = args.get("image_ids").and_then(Value::as_array).ok_or_else(wrong)?;
+    if ids.len() > MAX_IMAGES {
+        return Err(wrong());
+    }
+    ids.iter().map(|id| id.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
 }
 
 /// A message whose method and argument names are checked.
