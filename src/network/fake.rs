@@ -124,6 +124,20 @@ impl Network for FakeNetwork {
         Ok(())
     }
 
+    async fn release(
+        &self,
+        _: &RequestContext,
+        instance: &Instance,
+        port: Uuid,
+    ) -> Result<(), NetworkError> {
+        let mut state = self.enter("release", "interfaces")?;
+        if let Some(vifs) = state.allocated.get_mut(&uuid(instance)?) {
+            vifs.retain(|vif| vif.id != port);
+        }
+        state.active.remove(&port);
+        Ok(())
+    }
+
     async fn refresh(
         &self,
         _: &RequestContext,

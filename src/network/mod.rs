@@ -113,6 +113,15 @@ pub trait Network: Send + Sync {
         keep: &[Uuid],
     ) -> Result<(), NetworkError>;
 
+    /// Gives one of its interfaces back, as [`Network::deallocate`] does all; absent is success, and one
+    /// that somebody else has by now is left alone.
+    async fn release(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+        port: Uuid,
+    ) -> Result<(), NetworkError>;
+
     /// The instance's interfaces as they are now. Nothing is recorded: that is the caller's.
     async fn refresh(
         &self,

@@ -81,6 +81,15 @@ impl Network for StandaloneNetwork {
         Ok(())
     }
 
+    async fn release(
+        &self,
+        _: &RequestContext,
+        _: &Instance,
+        _: Uuid,
+    ) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
     async fn refresh(
         &self,
         _: &RequestContext,

@@ -118,6 +118,15 @@ impl Network for NeutronNetwork {
         self.released(self.client(context), instance, keep).await
     }
 
+    async fn release(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+        port: Uuid,
+    ) -> Result<(), NetworkError> {
+        self.released_one(self.client(context), instance, port).await
+    }
+
     async fn refresh(
         &self,
         context: &RequestContext,
