@@ -557,6 +557,7 @@ def a_clean_stop(world):
 # --- the runner
 
 import snapshots  # noqa: E402,F401  its scenarios come after these
+import rescue  # noqa: E402,F401
 
 class TooSlow(Exception):
     pass
