@@ -26,7 +26,7 @@ use super::inspect::{FileContent, Format, InspectError, Inspected, Policy, inspe
 use super::lock::{Held, Locks};
 use super::provenance;
 use super::qemu_img::QemuImg;
-use super::{CachedImage, ImageError, ImageRequest, ImageSource, Progress};
+use super::{CachedImage, FoundImage, ImageError, ImageRequest, ImageSource, Progress};
 use crate::model::context::RequestContext;
 
 /// Between two looks at what another one has fetched so far.
@@ -69,6 +69,15 @@ impl Cache {
     /// Where the image with `id` is, or would be.
     pub fn path(&self, id: &str) -> PathBuf {
         self.directory.join(file_name(id))
+    }
+
+    /// See [`super::ImageSource::look_up`].
+    pub async fn look_up(
+        &self,
+        context: &RequestContext,
+        image: &ImageRequest,
+    ) -> Result<FoundImage, ImageError> {
+        self.source.look_up(context, image).await
     }
 
     /// See [`super::Images::cache`].

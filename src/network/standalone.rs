@@ -98,6 +98,10 @@ impl Network for StandaloneNetwork {
         Ok(())
     }
 
+    async fn unbind(&self, _: &RequestContext, _: &Instance) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
     async fn active_ports(
         &self,
         _: &RequestContext,

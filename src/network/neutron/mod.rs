@@ -145,6 +145,14 @@ impl Network for NeutronNetwork {
         self.bound_to(self.client(context), instance, host).await
     }
 
+    async fn unbind(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+    ) -> Result<(), NetworkError> {
+        self.unbound(self.client(context), instance).await
+    }
+
     async fn active_ports(
         &self,
         context: &RequestContext,
