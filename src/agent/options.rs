@@ -23,6 +23,7 @@ use crate::images::source::{FilePolicy, StandaloneSource};
 use crate::images::store::{HostImages, StoreOptions};
 use crate::images::{ImageSource, Images};
 use crate::model::object::NameTemplate;
+use crate::notify::audit::AuditPeriod;
 use crate::rpc::bus::BusSettings;
 use crate::rpc::compression::Compression;
 use crate::rpc::options::{Failover, LoginMethod, RabbitOptions};
@@ -31,7 +32,7 @@ use crate::rpc::watchdog::Watchdog;
 use crate::workflow::plug_events::PlugSettings;
 use crate::workflow::serial_ports::SerialPorts;
 use crate::workflow::vendor_data::VendorDataSettings;
-use crate::workflow::{ConsoleSettings, Settings, SnapshotSettings};
+use crate::workflow::{ConsoleSettings, RescueSettings, Settings, SnapshotSettings};
 
 /// What `transport_url` is when nobody has set it.
 const NO_BUS: &str = "rabbit://";
@@ -163,6 +164,13 @@ pub(super) fn settings(
             live: !config.workarounds.disable_libvirt_livesnapshot,
             copy_timeout: config.hypernova.qemu_img_timeout,
         },
+        rescue: RescueSettings {
+            image_id: config.libvirt.rescue_image_id.clone(),
+            kernel_id: config.libvirt.rescue_kernel_id.clone(),
+            ramdisk_id: config.libvirt.rescue_ramdisk_id.clone(),
+        },
+        offload_at_once: config.default_.shelved_offload_time == 0,
+        audit_period: audit_period(config)?,
         serial_ports: serial.enabled.then(|| {
             let range = serial.port_range.0.clone();
             Arc::new(SerialPorts::new(&serial.proxyclient_address, range))
@@ -180,6 +188,11 @@ pub(super) fn settings(
             token_ttl: config.consoleauth.token_ttl,
         },
     })
+}
+
+fn audit_period(config: &Config) -> Result<AuditPeriod, AgentError> {
+    let text = &config.default_.instance_usage_audit_period;
+    AuditPeriod::parse(text).ok_or_else(|| AgentError::AuditPeriod(text.clone()))
 }
 
 fn preallocates(config: &Config) -> bool {

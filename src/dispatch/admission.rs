@@ -26,6 +26,14 @@ pub enum RequestKind {
     Unquiesce,
     SetPassword,
     CrashDump,
+    SoftDelete,
+    Restore,
+    Rescue,
+    Unrescue,
+    Rebuild,
+    Shelve,
+    ShelveOffload,
+    Unshelve,
 }
 
 /// The answer.
@@ -45,7 +53,7 @@ pub struct Refusal {
 }
 
 impl RequestKind {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 24] = [
         Self::Build,
         Self::Delete,
         Self::Stop,
@@ -62,6 +70,14 @@ impl RequestKind {
         Self::Unquiesce,
         Self::SetPassword,
         Self::CrashDump,
+        Self::SoftDelete,
+        Self::Restore,
+        Self::Rescue,
+        Self::Unrescue,
+        Self::Rebuild,
+        Self::Shelve,
+        Self::ShelveOffload,
+        Self::Unshelve,
     ];
 
     /// The request that a record came from.
@@ -70,7 +86,10 @@ impl RequestKind {
             AnyRecord::Spawn(_) => Self::Build,
             AnyRecord::Terminate(_) => Self::Delete,
             AnyRecord::PowerOff(_) => Self::Stop,
-            AnyRecord::PowerOn(_) => Self::Start,
+            AnyRecord::PowerOn(record) => match record.workflow.is_restore() {
+                true => Self::Restore,
+                false => Self::Start,
+            },
             AnyRecord::Reboot(record) => match record.workflow.kind() {
                 Kind::Soft => Self::RebootSoft,
                 Kind::Hard => Self::RebootHard,
@@ -87,6 +106,13 @@ impl RequestKind {
             AnyRecord::Unquiesce(_) => Self::Unquiesce,
             AnyRecord::SetPassword(_) => Self::SetPassword,
             AnyRecord::CrashDump(_) => Self::CrashDump,
+            AnyRecord::SoftDelete(_) => Self::SoftDelete,
+            AnyRecord::Rescue(_) => Self::Rescue,
+            AnyRecord::Unrescue(_) => Self::Unrescue,
+            AnyRecord::Rebuild(_) => Self::Rebuild,
+            AnyRecord::Shelve(_) => Self::Shelve,
+            AnyRecord::ShelveOffload(_) => Self::ShelveOffload,
+            AnyRecord::Unshelve(_) => Self::Unshelve,
         }
     }
 
@@ -97,7 +123,10 @@ impl RequestKind {
             BlockDeviceMapping, Deleting, ImageBackup, ImagePendingUpload, ImageSnapshot,
             ImageSnapshotPending, ImageUploading, Networking, Pausing, PoweringOff, PoweringOn,
             RebootPending, RebootPendingHard, RebootStarted, RebootStartedHard, Rebooting,
-            RebootingHard, Resuming, Scheduling, Spawning, Suspending, Unpausing, UpdatingPassword,
+            RebootingHard, RebuildBlockDeviceMapping, RebuildSpawning, Rebuilding, Rescuing,
+            Restoring, Resuming, Scheduling, Shelving, ShelvingImagePendingUpload,
+            ShelvingImageUploading, ShelvingOffloading, SoftDeleting, Spawning, Suspending,
+            Unpausing, Unrescuing, Unshelving, UpdatingPassword,
         };
         match self {
             Self::Build => &[Scheduling, Networking, BlockDeviceMapping, Spawning],
@@ -115,6 +144,15 @@ impl RequestKind {
             }
             Self::Backup => &[ImageBackup, ImagePendingUpload, ImageUploading],
             Self::SetPassword => &[UpdatingPassword],
+            Self::SoftDelete => &[SoftDeleting],
+            Self::Restore => &[Restoring],
+            Self::Rescue => &[Rescuing],
+            Self::Unrescue => &[Unrescuing],
+            Self::Rebuild => &[Rebuilding, RebuildBlockDeviceMapping, RebuildSpawning],
+            Self::Shelve => &[Shelving, ShelvingImagePendingUpload, ShelvingImageUploading],
+            // A guest that boots from a volume is offloaded without having been shelved.
+            Self::ShelveOffload => &[Shelving, ShelvingOffloading],
+            Self::Unshelve => &[Unshelving, Spawning],
             // nova-api sets none for them.
             Self::Quiesce | Self::Unquiesce | Self::CrashDump => &[],
         }
@@ -138,6 +176,14 @@ impl RequestKind {
             Self::Unquiesce => "unquiesce",
             Self::SetPassword => "set the password of",
             Self::CrashDump => "trigger a crash dump of",
+            Self::SoftDelete => "soft-delete",
+            Self::Restore => "restore",
+            Self::Rescue => "rescue",
+            Self::Unrescue => "unrescue",
+            Self::Rebuild => "rebuild",
+            Self::Shelve => "shelve",
+            Self::ShelveOffload => "offload",
+            Self::Unshelve => "unshelve",
         }
     }
 }
@@ -160,30 +206,49 @@ pub fn admit(
     task_state: Option<TaskState>,
 ) -> Result<Admission, Refusal> {
     use RequestKind::{
-        Backup, Build, CrashDump, Delete, Pause, Quiesce, RebootHard, RebootSoft, Resume,
-        SetPassword, Snapshot, Start, Stop, Suspend, Unpause, Unquiesce,
+        Backup, Build, CrashDump, Delete, Pause, Quiesce, RebootHard, RebootSoft, Rebuild, Rescue,
+        Restore, Resume, SetPassword, Shelve, ShelveOffload, Snapshot, SoftDelete, Start, Stop,
+        Suspend, Unpause, Unquiesce, Unrescue, Unshelve,
     };
-    use VmState::{Active, Building, Deleted, Error, Paused, Rescued, Stopped, Suspended};
+    use VmState::{
+        Active, Building, Deleted, Error, Paused, Rescued, Shelved, ShelvedOffloaded, SoftDeleted,
+        Stopped, Suspended,
+    };
     let free = task_state.is_none_or(|state| request.task_states().contains(&state));
     match (request, vm_state, free) {
         (Delete, Some(Deleted), _) => Ok(Admission::AlreadyDone),
         (Delete, ..) => Ok(Admission::Run),
         (Build, Some(Building), true)
-        | (Stop, Some(Active | Stopped | Paused | Rescued | Error), true)
-        | (Start, Some(Stopped | Active), true)
-        | (RebootSoft, Some(Active | Rescued), true)
-        | (RebootHard, Some(Active | Stopped | Paused | Suspended | Error | Rescued), true)
-        | (Pause, Some(Active | Rescued | Paused), true)
+        | (Stop, Some(Active | Stopped | Paused | Error), true)
+        // Unshelving what is still on its host is starting it.
+        | (Start, Some(Stopped | Active | Shelved), true)
+        | (RebootSoft, Some(Active), true)
+        | (RebootHard, Some(Active | Stopped | Paused | Suspended | Error), true)
+        | (Pause, Some(Active | Paused), true)
         | (Unpause, Some(Paused | Active), true)
-        | (Suspend, Some(Active | Rescued | Suspended), true)
+        | (Suspend, Some(Active | Suspended), true)
         | (Resume, Some(Suspended | Active), true)
         | (Snapshot | Backup, Some(Active | Stopped | Paused | Suspended), true)
         | (Quiesce | SetPassword, Some(Active), true)
         | (Unquiesce, Some(Active | Paused | Rescued | Error), _)
-        | (CrashDump, Some(Active | Paused | Rescued | Error), true) => Ok(Admission::Run),
+        | (CrashDump, Some(Active | Paused | Rescued | Error), true)
+        | (
+            SoftDelete,
+            Some(
+                Active | Stopped | Paused | Suspended | Rescued | Error | Shelved | SoftDeleted,
+            ),
+            true,
+        )
+        | (Restore, Some(SoftDeleted), true)
+        | (Rescue | Rebuild, Some(Active | Stopped | Error), true)
+        | (Unrescue, Some(Rescued), true)
+        | (Shelve, Some(Active | Stopped | Paused | Suspended), true)
+        | (ShelveOffload, Some(Shelved | Active | Stopped | Paused | Suspended), true)
+        | (Unshelve, Some(ShelvedOffloaded), true) => Ok(Admission::Run),
         (
             Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume
-            | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump,
+            | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump | SoftDelete
+            | Restore | Rescue | Unrescue | Rebuild | Shelve | ShelveOffload | Unshelve,
             ..,
         ) => Err(Refusal { request, vm_state, task_state }),
     }
@@ -265,13 +330,13 @@ mod tests {
         for (request, expected) in [
             (RequestKind::Build, "building"),
             (RequestKind::Delete, all.as_str()),
-            (RequestKind::Stop, "active paused stopped rescued error"),
-            (RequestKind::Start, "active stopped"),
-            (RequestKind::RebootSoft, "active rescued"),
-            (RequestKind::RebootHard, "active paused suspended stopped rescued error"),
-            (RequestKind::Pause, "active paused rescued"),
+            (RequestKind::Stop, "active paused stopped error"),
+            (RequestKind::Start, "active stopped shelved"),
+            (RequestKind::RebootSoft, "active"),
+            (RequestKind::RebootHard, "active paused suspended stopped error"),
+            (RequestKind::Pause, "active paused"),
             (RequestKind::Unpause, "active paused"),
-            (RequestKind::Suspend, "active suspended rescued"),
+            (RequestKind::Suspend, "active suspended"),
             (RequestKind::Resume, "active suspended"),
             (RequestKind::Snapshot, "active paused suspended stopped"),
             (RequestKind::Backup, "active paused suspended stopped"),
@@ -279,6 +344,17 @@ mod tests {
             (RequestKind::Unquiesce, "active paused rescued error"),
             (RequestKind::SetPassword, "active"),
             (RequestKind::CrashDump, "active paused rescued error"),
+            (
+                RequestKind::SoftDelete,
+                "active paused suspended stopped rescued soft-delete error shelved",
+            ),
+            (RequestKind::Restore, "soft-delete"),
+            (RequestKind::Rescue, "active stopped error"),
+            (RequestKind::Unrescue, "rescued"),
+            (RequestKind::Rebuild, "active stopped error"),
+            (RequestKind::Shelve, "active paused suspended stopped"),
+            (RequestKind::ShelveOffload, "active paused suspended stopped shelved"),
+            (RequestKind::Unshelve, "shelved_offloaded"),
         ] {
             assert_eq!(row(request), expected, "{request:?}");
         }

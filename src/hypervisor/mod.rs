@@ -144,6 +144,10 @@ pub trait Hypervisor: Send + Sync {
     /// Defines the domain; one of this UUID that is already defined takes the new definition.
     async fn define(&self, spec: &DomainSpec) -> Result<(), HypervisorError>;
 
+    /// Defines the domain as [`Hypervisor::domain_xml`] gave it, before another definition took its
+    /// place. `Garbled` for what isn't this domain's, with nova's metadata.
+    async fn define_again(&self, uuid: Uuid, xml: &str) -> Result<(), HypervisorError>;
+
     /// Starts a defined domain; one that is already running stays as it is.
     async fn start(&self, uuid: Uuid, options: StartOptions) -> Result<(), HypervisorError>;
 

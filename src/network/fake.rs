@@ -26,6 +26,8 @@ struct State {
     bridges: Option<BTreeSet<String>>,
     allocated: BTreeMap<Uuid, Vec<Vif>>,
     plugged: BTreeSet<(Uuid, String)>,
+    /// Instances whose interfaces are on no host.
+    unbound: BTreeSet<Uuid>,
     /// Who is told of a plug, where ports are down until then.
     reports: Option<Reports>,
     /// Ports that are up.
@@ -73,6 +75,11 @@ impl FakeNetwork {
     /// The devices that are plugged, with their instance.
     pub fn plugged(&self) -> BTreeSet<(Uuid, String)> {
         self.state().plugged.clone()
+    }
+
+    /// Whether the instance's interfaces are on no host.
+    pub fn is_unbound(&self, instance: Uuid) -> bool {
+        self.state().unbound.contains(&instance)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -153,8 +160,19 @@ impl Network for FakeNetwork {
         Ok(vifs)
     }
 
-    async fn bind(&self, _: &RequestContext, _: &Instance, _: &str) -> Result<(), NetworkError> {
-        self.enter("bind", "interfaces").map(drop)
+    async fn bind(
+        &self,
+        _: &RequestContext,
+        instance: &Instance,
+        _: &str,
+    ) -> Result<(), NetworkError> {
+        self.enter("bind", "interfaces")?.unbound.remove(&uuid(instance)?);
+        Ok(())
+    }
+
+    async fn unbind(&self, _: &RequestContext, instance: &Instance) -> Result<(), NetworkError> {
+        self.enter("unbind", "interfaces")?.unbound.insert(uuid(instance)?);
+        Ok(())
     }
 
     async fn active_ports(

@@ -138,6 +138,13 @@ pub trait Network: Send + Sync {
         host: &str,
     ) -> Result<(), NetworkError>;
 
+    /// Has the instance's interfaces on no host; they stay its own. One that fails is logged and left.
+    async fn unbind(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+    ) -> Result<(), NetworkError>;
+
     /// Those of the instance's ports that are up.
     async fn active_ports(
         &self,

@@ -81,12 +81,7 @@ impl Network for StandaloneNetwork {
         Ok(())
     }
 
-    async fn release(
-        &self,
-        _: &RequestContext,
-        _: &Instance,
-        _: Uuid,
-    ) -> Result<(), NetworkError> {
+    async fn release(&self, _: &RequestContext, _: &Instance, _: Uuid) -> Result<(), NetworkError> {
         Ok(())
     }
 
@@ -100,6 +95,10 @@ impl Network for StandaloneNetwork {
     }
 
     async fn bind(&self, _: &RequestContext, _: &Instance, _: &str) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    async fn unbind(&self, _: &RequestContext, _: &Instance) -> Result<(), NetworkError> {
         Ok(())
     }
 

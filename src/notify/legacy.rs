@@ -17,6 +17,9 @@ pub fn action(event: &InstanceEvent<'_>, image_url: &str) -> Value {
     if let Some(name) = details.image_name {
         info.insert("image_name".to_owned(), name.into());
     }
+    if let Some(name) = details.rescue_image_name {
+        info.insert("rescue_image_name".to_owned(), name.into());
+    }
     if (event.action, event.phase) == (Action::Create, Phase::End) {
         info.insert("fixed_ips".to_owned(), fixed_ips(event.instance));
         info.insert("message".to_owned(), "Success".into());

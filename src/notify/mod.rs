@@ -79,6 +79,10 @@ pub struct Details<'a> {
     pub image_name: Option<&'a str>,
     /// Of the image that a snapshot becomes.
     pub snapshot_image_id: Option<&'a str>,
+    /// Of the image that a rescue starts from.
+    pub rescue_image_name: Option<&'a str>,
+    /// The rescue image that was asked for.
+    pub rescue_image_ref: Option<&'a str>,
 }
 
 /// What is done to an instance.
@@ -97,6 +101,14 @@ pub enum Action {
     Resume,
     Snapshot,
     TriggerCrashDump,
+    SoftDelete,
+    Restore,
+    Rescue,
+    Unrescue,
+    Rebuild,
+    Shelve,
+    ShelveOffload,
+    Unshelve,
 }
 
 impl Action {
@@ -115,6 +127,14 @@ impl Action {
             Self::Resume => "resume",
             Self::Snapshot => "snapshot",
             Self::TriggerCrashDump => "trigger_crash_dump",
+            Self::SoftDelete => "soft_delete",
+            Self::Restore => "restore",
+            Self::Rescue => "rescue",
+            Self::Unrescue => "unrescue",
+            Self::Rebuild => "rebuild",
+            Self::Shelve => "shelve",
+            Self::ShelveOffload => "shelve_offload",
+            Self::Unshelve => "unshelve",
         }
     }
 
@@ -122,7 +142,16 @@ impl Action {
     pub fn is_elevated(self) -> bool {
         !matches!(
             self,
-            Self::Create | Self::Delete | Self::PowerOff | Self::PowerOn | Self::TriggerCrashDump
+            Self::Create
+                | Self::Delete
+                | Self::PowerOff
+                | Self::PowerOn
+                | Self::TriggerCrashDump
+                | Self::SoftDelete
+                | Self::Restore
+                | Self::Shelve
+                | Self::ShelveOffload
+                | Self::Unshelve
         )
     }
 }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::failure::Fault;
 use super::image_argument;
 use super::network_arguments;
+use super::shelf_arguments;
 use super::snapshot_arguments::{target_image, volume_snapshots};
 use crate::dispatch::console::ConsoleKind;
 use crate::dispatch::events::InstanceEvent;
@@ -26,15 +27,22 @@ use crate::workflow::power_off::PowerOff;
 use crate::workflow::power_on::PowerOn;
 use crate::workflow::quiesce::Quiesce;
 use crate::workflow::reboot::{Kind, Reboot};
+use crate::workflow::rebuild::Rebuild;
 use crate::workflow::reschedule::{BuildArguments, METHOD};
+use crate::workflow::rescue::Rescue;
 use crate::workflow::resume::Resume;
 use crate::workflow::set_password::SetPassword;
+use crate::workflow::shelve::Shelve;
+use crate::workflow::shelve_offload::ShelveOffload;
 use crate::workflow::snapshot::{Kind as SnapshotKind, Snapshot};
+use crate::workflow::soft_delete::SoftDelete;
 use crate::workflow::spawn::{Build, Spawn};
 use crate::workflow::suspend::Suspend;
 use crate::workflow::terminate::Terminate;
 use crate::workflow::unpause::Unpause;
 use crate::workflow::unquiesce::Unquiesce;
+use crate::workflow::unrescue::Unrescue;
+use crate::workflow::unshelve::Unshelve;
 
 /// What is asked.
 #[derive(Debug)]
@@ -44,6 +52,8 @@ pub enum Request {
     Ask(Question),
     /// What others report.
     Events(Vec<InstanceEvent>),
+    /// Images that are to be fetched ahead, by their ids.
+    CacheImages(Vec<String>),
 }
 
 /// A request that changes no instance.
@@ -137,6 +147,41 @@ pub const METHODS: &[Method] = &[
     method("unquiesce_instance", &["instance"], &["mapping"]),
     method("set_admin_password", &["instance", "new_pass"], &[]),
     method("trigger_crash_dump", &["instance"], &[]),
+    method("soft_delete_instance", &["instance"], &[]),
+    method("restore_instance", &["instance"], &[]),
+    method(
+        "rescue_instance",
+        &["instance", "rescue_password", "rescue_image_ref", "clean_shutdown"],
+        &[],
+    ),
+    method("unrescue_instance", &["instance"], &[]),
+    method(
+        "rebuild_instance",
+        &[
+            "instance",
+            "orig_image_ref",
+            "image_ref",
+            "injected_files",
+            "new_pass",
+            "orig_sys_metadata",
+            "bdms",
+            "recreate",
+            "on_shared_storage",
+            "preserve_ephemeral",
+            "migration",
+            "scheduled_node",
+            "limits",
+            "request_spec",
+        ],
+        &["accel_uuids", "reimage_boot_volume", "target_state"],
+    ),
+    method("shelve_instance", &["instance", "image_id", "clean_shutdown"], &["accel_uuids"]),
+    method("shelve_offload_instance", &["instance", "clean_shutdown"], &["accel_uuids"]),
+    method(
+        "unshelve_instance",
+        &["instance", "image", "filter_properties", "node"],
+        &["request_spec", "accel_uuids"],
+    ),
     method("get_console_output", &["instance", "tail_length"], &[]),
     method("get_vnc_console", &["console_type", "instance"], &[]),
     method("get_spice_console", &["console_type", "instance"], &[]),
@@ -146,6 +191,7 @@ pub const METHODS: &[Method] = &[
     method("get_instance_diagnostics", &["instance"], &[]),
     method("get_host_uptime", &[], &[]),
     method("set_host_enabled", &["enabled"], &[]),
+    method("cache_images", &["image_ids"], &[]),
     method("external_instance_event", &["instances", "events"], &[]),
 ];
 
@@ -156,7 +202,6 @@ pub const ABSENT: &[&str] = &[
     "allow_share",
     "attach_interface",
     "attach_volume",
-    "cache_images",
     "check_can_live_migrate_destination",
     "check_can_live_migrate_source",
     "check_instance_shared_storage",
@@ -183,22 +228,14 @@ pub const ABSENT: &[&str] = &[
     "prep_resize",
     "prep_snapshot_based_resize_at_dest",
     "prep_snapshot_based_resize_at_source",
-    "rebuild_instance",
     "remove_fixed_ip_from_instance",
     "remove_volume_connection",
-    "rescue_instance",
     "reserve_block_device_name",
     "resize_instance",
-    "restore_instance",
     "revert_resize",
     "revert_snapshot_based_resize_at_dest",
     "rollback_live_migration_at_destination",
-    "shelve_instance",
-    "shelve_offload_instance",
-    "soft_delete_instance",
     "swap_volume",
-    "unrescue_instance",
-    "unshelve_instance",
     "volume_snapshot_create",
     "volume_snapshot_delete",
 ];
@@ -272,9 +309,46 @@ pub fn decode(
             message.change(|subject| SetPassword::new(subject, password))
         }
         "trigger_crash_dump" => message.change(CrashDump::new),
+        "soft_delete_instance" => message.change(SoftDelete::new),
+        "restore_instance" => message.change(PowerOn::restoring),
+        "rescue_instance" => {
+            let asked = shelf_arguments::rescue(&message.args, from_root)?;
+            message.change(|subject| Rescue::new(subject, asked))
+        }
+        "unrescue_instance" => message.change(Unrescue::new),
+        "rebuild_instance" => {
+            let asked = shelf_arguments::rebuild(&mut message.args, from_root)?;
+            message.change(|subject| Rebuild::new(subject, asked))
+        }
+        "shelve_instance" => {
+            let image = target_image(&message.args, from_root)?;
+            let clean = flag(&message.args, "clean_shutdown")?;
+            message.change(|subject| Shelve::new(subject, image, clean))
+        }
+        "shelve_offload_instance" => {
+            let clean = flag(&message.args, "clean_shutdown")?;
+            message.change(|subject| ShelveOffload::new(subject, clean))
+        }
+        "unshelve_instance" => {
+            let build = shelf_arguments::unshelve(&mut message.args, from_root)?;
+            message.change(|subject| Unshelve::new(subject, build))
+        }
         "external_instance_event" => network_arguments::events(message.args).map(Request::Events),
+        "cache_images" => image_ids(&message.args).map(Request::CacheImages),
         _ => decode_question(name, message.args).map(Request::Ask),
     }
+}
+
+/// nova-api takes as many as a database column has room for.
+const MAX_IMAGES: usize = 1000;
+
+fn image_ids(args: &Map<String, Value>) -> Result<Vec<String>, Fault> {
+    let wrong = || Fault::nova("InvalidInput", "image_ids is not a list of images' ids");
+    let ids = args.get("image_ids").and_then(Value::as_array).ok_or_else(wrong)?;
+    if ids.len() > MAX_IMAGES {
+        return Err(wrong());
+    }
+    ids.iter().map(|id| id.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
 }
 
 /// A message whose method and argument names are checked.
@@ -370,14 +444,14 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
 }
 
 /// What the scheduler counted on: an object from 2023.1 on, `{}` where there are no limits.
-fn limits(args: &mut Map<String, Value>) -> Result<Option<SchedulerLimits>, Fault> {
+pub(super) fn limits(args: &mut Map<String, Value>) -> Result<Option<SchedulerLimits>, Fault> {
     match args.get("limits") {
         Some(Value::Object(all)) if all.is_empty() => Ok(None),
         _ => take_optional(args, "limits"),
     }
 }
 
-fn injected_files(value: Option<&Value>) -> Result<Vec<(String, Secret)>, Fault> {
+pub(super) fn injected_files(value: Option<&Value>) -> Result<Vec<(String, Secret)>, Fault> {
     let Some(Value::Array(files)) = value else { return Ok(Vec::new()) };
     let read = |file: &Value| match file.as_array().map(Vec::as_slice) {
         Some([Value::String(path), Value::String(content)]) => {
@@ -435,7 +509,7 @@ pub(super) fn text(args: &Map<String, Value>, name: &str) -> Result<String, Faul
     found.ok_or_else(|| Fault::builtin("TypeError", format!("{name} must be a string")))
 }
 
-fn flag(args: &Map<String, Value>, name: &str) -> Result<bool, Fault> {
+pub(super) fn flag(args: &Map<String, Value>, name: &str) -> Result<bool, Fault> {
     let found = args.get(name).and_then(Value::as_bool);
     found.ok_or_else(|| Fault::builtin("TypeError", format!("{name} must be a boolean")))
 }

@@ -1,6 +1,7 @@
 //! From a request that arrived to its answer: routing, decoding, the journal, the reply.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +21,7 @@ use super::reply::{journal_fault, outcome_reply, query_fault};
 use super::request::{ABSENT, METHODS, Question, Request, decode, is_question};
 use crate::dispatch::console::{self, ConsoleAccess, ConsoleEndpoint, ConsoleKind};
 use crate::dispatch::events::{self, InstanceEvent};
+use crate::dispatch::precache;
 use crate::dispatch::query::{self, QueryError};
 use crate::dispatch::{Dispatcher, Submission};
 use crate::health::{Metrics, Outcome};
@@ -44,6 +46,7 @@ pub struct Server {
     operators: Questions,
     /// Events that need work, apart from questions: their neighbours are many.
     events: Questions,
+    precaching: Questions,
     answering: TaskTracker,
 }
 
@@ -73,6 +76,8 @@ impl Server {
             questions: Questions::new(),
             operators: Questions::new(),
             events: Questions::new(),
+            // nova-conductor waits for as long: `[DEFAULT] long_rpc_timeout`.
+            precaching: Questions::of(1, 16, Duration::from_secs(1800)),
             answering: TaskTracker::new(),
         }
     }
@@ -138,6 +143,7 @@ impl Server {
                         let work = events::deliver(self.dispatcher.backends(), events);
                         Task::Events(Box::new(context), work)
                     }
+                    Ok(Request::CacheImages(ids)) => Task::CacheImages(Box::new(context), ids),
                     Ok(Request::Ask(question)) => {
                         // Whoever asks through the socket reads the answer, and needs no fault.
                         let uuid = question.uuid().filter(|_| !from_root);
@@ -169,7 +175,7 @@ impl Server {
                 return reply.into_iter().for_each(|reply| reply.hand_back(&source));
             }
             ack.accept().await;
-            if let Some(answer) = server.work(&method, task).await {
+            if let Some(answer) = server.work(&method, task, &stop).await {
                 finish(&server.metrics, &method, reply, answer);
             }
         };
@@ -177,7 +183,12 @@ impl Server {
     }
 
     /// Does what is left to do for an answer. `None`: the agent goes down before there is one.
-    async fn work(&self, method: &str, task: Task) -> Option<Result<Value, Fault>> {
+    async fn work(
+        &self,
+        method: &str,
+        task: Task,
+        stop: &CancellationToken,
+    ) -> Option<Result<Value, Fault>> {
         match task {
             Task::Answer(answer) => Some(answer),
             Task::Waiting(_) | Task::HandBack => None,
@@ -196,6 +207,11 @@ impl Server {
             Task::Events(context, events) => {
                 let on = self.dispatcher.backends();
                 Some(self.events.answer(events::work_all(on, &context, events)).await)
+            }
+            Task::CacheImages(context, ids) => {
+                let on = self.dispatcher.backends();
+                let work = async { Ok(precache::cache_images(on, &context, ids).await) };
+                stop.run_until_cancelled(self.precaching.answer(work)).await
             }
             Task::Operator(args) => {
                 Some(self.operators.answer(self.operator.answer(method, &args)).await)
@@ -252,6 +268,7 @@ enum Task {
     Question(Box<Asked>, Question),
     Operator(Map<String, Value>),
     Events(Box<RequestContext>, Vec<InstanceEvent>),
+    CacheImages(Box<RequestContext>, Vec<String>),
 }
 
 /// What is left to do for a change that the journal has looked at.

@@ -17,15 +17,26 @@ use super::power_off::PowerOff;
 use super::power_on::PowerOn;
 use super::quiesce::Quiesce;
 use super::reboot::{Kind, Reboot};
+use super::rebuild::Rebuild;
+use super::rescue::Rescue;
 use super::resume::Resume;
 use super::set_password::SetPassword;
+use super::shelf_tests::{
+    offload, offloaded, offloading, rebuild, rescue, rescue_in_place, shelve, soft_delete,
+    unrescue, unshelve,
+};
+use super::shelve::Shelve;
+use super::shelve_offload::ShelveOffload;
 use super::snapshot::Snapshot;
 use super::snapshot_tests::{backup, snapshot};
+use super::soft_delete::SoftDelete;
 use super::spawn::Spawn;
 use super::suspend::Suspend;
 use super::terminate::Terminate;
 use super::unpause::Unpause;
 use super::unquiesce::Unquiesce;
+use super::unrescue::Unrescue;
+use super::unshelve::Unshelve;
 use super::world::{HasSubject, MemoryJournal, UUID, World, spawn, subject};
 use super::{StepError, StepResult};
 use crate::health::Metrics;
@@ -137,6 +148,11 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                         Reboot::NAME if by_domain == "active" => {
                             assert_eq!(vm_state, by_domain, "{at}");
                         }
+                        // What is shelved has its image: the next offload goes on.
+                        ShelveOffload::NAME => assert_ne!(vm_state, "error", "{at}"),
+                        Shelve::NAME if format!("{step:?}").starts_with("Offload") => {
+                            assert_ne!(vm_state, "error", "{at}");
+                        }
                         _ => assert_eq!(vm_state, "error", "{at}"),
                     }
                     continue;
@@ -149,6 +165,18 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                     let after = world.state().await;
                     assert_eq!(after["record"][0], "error", "{at}");
                     assert_eq!(after["record"][3], Value::Null, "{at}: it has no host");
+                } else if W::NAME == Rebuild::NAME {
+                    // The guest runs on; the record says another image than it has.
+                    let after = world.state().await;
+                    for part in ["domain", "definition", "disks", "plugged", "claimed"] {
+                        assert_eq!(after[part], before[part], "{at}");
+                    }
+                    let expected = match position {
+                        0 => before["record"][0].clone(),
+                        _ => "error".into(),
+                    };
+                    assert_eq!(after["record"][0], expected, "{at}");
+                    assert_eq!(after["record"][1], Value::Null, "{at}");
                 } else {
                     assert_eq!(world.state().await, before, "{at}");
                 }
@@ -265,7 +293,14 @@ has_subject!(
     Quiesce,
     Unquiesce,
     SetPassword,
-    CrashDump
+    CrashDump,
+    SoftDelete,
+    Rescue,
+    Unrescue,
+    Rebuild,
+    Shelve,
+    ShelveOffload,
+    Unshelve
 );
 
 fn empty() -> std::pin::Pin<Box<dyn Future<Output = World>>> {
@@ -348,6 +383,25 @@ engine_test_cases! {
         SetPassword::new(subject, crate::model::secret::Secret::new("p"))
     };
     crash_dump: running, || CrashDump::new(subject_without_task("trigger_crash_dump"));
+    soft_deleting: running, soft_delete;
+    restoring: || after(soft_delete()),
+        || PowerOn::restoring(subject(TaskState::Restoring, "restore_instance"));
+    rescue_: running, rescue;
+    rescue_of_a_stopped_guest: || after(power_off()), rescue;
+    rescue_in_place: running, rescue_in_place;
+    unrescue_: || after(rescue()), unrescue;
+    unrescue_in_place: || after(rescue_in_place()), unrescue;
+    rebuild_: running, || rebuild(false);
+    rebuild_of_a_stopped_guest: || after(power_off()), || rebuild(false);
+    rebuild_that_preserves: running, || rebuild(true);
+    shelve_: running, shelve;
+    shelve_of_a_stopped_guest: || after(power_off()), shelve;
+    shelve_of_a_suspended_guest: || after(suspend()), shelve;
+    shelve_and_offload: || Box::pin(offloading(running())), shelve;
+    offload_: || after(shelve()), offload;
+    unshelve_: || Box::pin(offloaded()), unshelve;
+    start_of_a_shelved_guest: || after(shelve()),
+        || PowerOn::new(subject(TaskState::PoweringOn, "start_instance"));
     resume: || after(suspend()), || Resume::new(subject(TaskState::Resuming, "resume_instance"));
 }
 

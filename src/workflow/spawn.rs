@@ -13,6 +13,7 @@ use super::domain::{GuestDisks, ImageDefaults, Parts, define_new, keep_defaults}
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, cut_power, expecting, now};
 use super::interfaces::{place_vifs, plug_vifs, unplug_vifs};
+use super::part::Part;
 use super::plug_events::{self, Awaited};
 use super::reschedule::BuildArguments;
 use super::spawn_failure::NETWORK_ALLOCATED;
@@ -58,7 +59,7 @@ pub struct Spawn {
     disks: GuestDisks,
     /// What the image left open, and the domain was defined with.
     #[serde(default)]
-    defaults: ImageDefaults,
+    pub(super) defaults: ImageDefaults,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +163,12 @@ impl Spawn {
     fn base(&self) -> Result<&CachedImage, StepError> {
         let missing = crate::model::object::ObjectError::Missing { class: "Spawn", field: "base" };
         self.base.as_ref().ok_or(StepError::Object(missing))
+    }
+}
+
+impl Part for Spawn {
+    fn subject(&mut self) -> &mut Subject {
+        &mut self.subject
     }
 }
 
@@ -302,15 +309,18 @@ impl Workflow for Spawn {
                 let (instance, settings) = (&mut self.subject.instance, &on.settings);
                 if config_drive::is_wanted(instance, &self.build.image_meta, settings) {
                     instance.config_drive.set(Some("True".to_owned()));
-                    let facts = config_drive::Beside {
-                        vendor_data: settings.vendor_data.load().await?,
-                        security_groups: on
-                            .network
-                            .security_groups(stage.context, instance)
-                            .await?,
+                    let vendor_data = settings.vendor_data.load().await?;
+                    let network = &on.network;
+                    let security_groups = network.security_groups(stage.context, instance).await?;
+                    let content = config_drive::Content {
+                        admin_password: self.build.admin_password.as_ref(),
+                        injected_files: &self.build.injected_files,
+                        block_devices: &self.build.block_devices,
+                        vifs: &self.vifs,
+                        vendor_data,
+                        security_groups,
                     };
-                    let (build, vifs) = (&self.build, &self.vifs);
-                    let files = config_drive::files(instance, build, vifs, settings, facts)?;
+                    let files = config_drive::files(instance, content, settings)?;
                     let disk = on.images.create_config_drive(uuid, &files).await?;
                     self.disks.config_drive = Some(disk);
                 }

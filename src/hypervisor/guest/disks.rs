@@ -38,6 +38,10 @@ pub enum DiskRole {
     Ephemeral,
     Swap,
     ConfigDrive,
+    /// `disk.rescue`
+    Rescue,
+    /// The root disk while another one is in its place.
+    Rescued,
 }
 
 const BUSES: [&str; 6] = ["virtio", "scsi", "ide", "usb", "fdc", "sata"];
@@ -66,6 +70,7 @@ pub fn disks(
     let iotune = iotune(asked)?;
     let virtio_scsi = asked.property("hw_scsi_model") == Some("virtio-scsi");
     let mut scsi_units = 0..;
+    let stable = input.rescue.as_ref().is_some_and(|rescue| rescue.is_stable);
     let mut places = Places::new(input, asked, machine.as_deref())?;
     let mut disks: Vec<DiskSpec> = Vec::new();
     for disk in &input.disks {
@@ -84,7 +89,7 @@ pub fn disks(
             serial: None,
             iotune: iotune.clone(),
             scsi_unit: (virtio_scsi && bus == "scsi").then(|| scsi_units.next()).flatten(),
-            boot_order: None,
+            boot_order: (stable && disk.role == DiskRole::Rescue).then_some(1),
             bus,
         });
     }
@@ -132,6 +137,8 @@ impl<'a> Places<'a> {
             // The flavor's own: only what is placed already is in its way.
             DiskRole::Local => self.plain("disk", self.disk_bus.clone(), &[])?,
             DiskRole::Ephemeral | DiskRole::Swap => self.mapped(disk)?,
+            DiskRole::Rescue => self.rescue()?,
+            DiskRole::Rescued => self.plain("disk", self.disk_bus.clone(), &[])?,
             DiskRole::ConfigDrive => {
                 let iso = self.input.options.config_drive_format == "iso9660";
                 let device = if iso { "cdrom" } else { "disk" };
@@ -162,6 +169,35 @@ impl<'a> Places<'a> {
         let device = if disk.role == DiskRole::Swap { "disk" } else { device_type(disk) };
         let bus = self.bus(disk, device, own)?;
         self.place(device, bus, own, &self.assigned)
+    }
+
+    /// nova: blockinfo.py, `_get_rescue_disk_mapping`, `_get_stable_device_rescue_mapping`
+    fn rescue(&self) -> Result<Place, GuestError> {
+        let stable = self.input.rescue.as_ref().filter(|rescue| rescue.is_stable);
+        let Some(rescue) = stable else { return self.plain("disk", self.disk_bus.clone(), &[]) };
+        let own = |name: &str| rescue.properties.get(name).map(String::as_str);
+        let device = own("hw_rescue_device").unwrap_or("disk");
+        if !TYPES.contains(&device) {
+            let message = format!("Requested rescue device '{device}' is not supported");
+            return Err(GuestError::invalid("UnsupportedRescueDevice", message));
+        }
+        let bus = match own("hw_rescue_bus") {
+            Some(bus) if BUSES.contains(&bus) => bus.to_owned(),
+            Some(bus) => {
+                let virt = &self.input.options.virt_type;
+                let message = format!(
+                    "Requested rescue bus '{bus}' is not supported by the '{virt}' virt driver"
+                );
+                return Err(GuestError::invalid("UnsupportedRescueBus", message));
+            }
+            None => {
+                let asked = Asked::new(&self.input.flavor.extra_specs, &rescue.properties);
+                // nova has no bus of its own for a logical unit, either.
+                let kind = if device == "lun" { "disk" } else { device };
+                bus_for(kind, self.input, &asked, self.machine)?
+            }
+        };
+        self.plain(device, bus, &[])
     }
 
     fn plain(&self, device: &str, bus: String, assigned: &[String]) -> Result<Place, GuestError> {
@@ -234,9 +270,10 @@ fn bus_of_name(name: &str) -> Result<String, GuestError> {
     Ok(bus.to_owned())
 }
 
-/// The root disk among the disks made of `input`.
+/// The root disk among the disks made of `input`, or the one in its place.
 pub fn root<'a>(disks: &'a [DiskSpec], input: &[GuestDisk]) -> Option<&'a DiskSpec> {
-    let index = input.iter().position(|disk| disk.role == DiskRole::Root)?;
+    let of = |role| input.iter().position(|disk| disk.role == role);
+    let index = of(DiskRole::Root).or_else(|| of(DiskRole::Rescue))?;
     disks.get(index)
 }
 
