@@ -178,8 +178,12 @@ pub(super) fn settings(
         console: ConsoleSettings {
             vnc_enabled: config.vnc.enabled,
             vnc_proxyclient_address: config.vnc.server_proxyclient_address.clone(),
+            spice_enabled: config.spice.enabled,
+            spice_proxyclient_address: config.spice.server_proxyclient_address.clone(),
             serial_enabled: config.serial_console.enabled,
             novncproxy_base_url: config.vnc.novncproxy_base_url.clone(),
+            spice_html5_base_url: config.spice.html5proxy_base_url.clone(),
+            spice_direct_base_url: config.spice.spice_direct_proxy_base_url.clone(),
             serial_base_url: config.serial_console.base_url.clone(),
             token_ttl: config.consoleauth.token_ttl,
         },

@@ -17,7 +17,7 @@ use super::libvirt::xml;
 use super::spec::{DomainSpec, GraphicsSpec, SerialSpec};
 use super::{
     ConsoleEndpoints, DiskStats, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor,
-    HypervisorError, InterfaceStats, StartOptions,
+    HypervisorError, InterfaceStats, SpicePorts, StartOptions,
 };
 use crate::hypervisor::spec::FirmwareFiles;
 use crate::model::class::Class;
@@ -597,11 +597,19 @@ impl Hypervisor for FakeHypervisor {
                 GraphicsSpec::Vnc { listen } => port.map(|port| (listen.clone(), port)),
                 GraphicsSpec::Spice { .. } => None,
             });
+            let spice = domain.spec.graphics.iter().find_map(|graphics| match graphics {
+                GraphicsSpec::Vnc { .. } => None,
+                // After VNC's, as QEMU's.
+                GraphicsSpec::Spice { .. } => {
+                    let port = port? + u16::from(vnc.is_some());
+                    Some(SpicePorts { port, tls_port: None })
+                }
+            });
             let serial = domain.spec.serials.iter().filter_map(|serial| match serial {
                 SerialSpec::Tcp { address, port, .. } => Some((address.clone(), *port)),
                 SerialSpec::Pty { .. } => None,
             });
-            Ok(ConsoleEndpoints { vnc, serial: serial.collect() })
+            Ok(ConsoleEndpoints { vnc, spice, serial: serial.collect() })
         })
         .await
     }

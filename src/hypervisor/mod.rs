@@ -64,8 +64,17 @@ pub struct DomainEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConsoleEndpoints {
     pub vnc: Option<(String, u16)>,
+    pub spice: Option<SpicePorts>,
     /// A TCP serial port, one for each serial console.
     pub serial: Vec<(String, u16)>,
+}
+
+/// Where a guest's SPICE server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpicePorts {
+    pub port: u16,
+    /// For the channels that go over TLS.
+    pub tls_port: Option<u16>,
 }
 
 /// Counters of a running domain. Times in nanoseconds, memory in KiB, I/O in bytes and requests.

@@ -113,6 +113,11 @@ impl Cache {
         fetched
     }
 
+    /// Whether the image with `id` is there; it counts as used then.
+    pub async fn has(&self, id: &str) -> Result<bool, ImageError> {
+        Ok(self.lookup(id, &self.path(id)).await?.is_some())
+    }
+
     /// Inspects a file of the cache again: it may have been there since before a check was known.
     pub async fn inspect(&self, image: &str, path: &Path) -> Result<Inspected, ImageError> {
         self.inspect_as(image, path, None).await

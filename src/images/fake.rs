@@ -280,6 +280,11 @@ impl Images for FakeImages {
         Ok(cached)
     }
 
+    async fn is_cached(&self, id: &str) -> Result<bool, ImageError> {
+        let path = self.base_path(id);
+        self.act(ImageCall::Cache, |world| Ok(world.cached.contains_key(&path)))
+    }
+
     async fn create_directory(&self, instance: Uuid) -> Result<PathBuf, ImageError> {
         self.act(ImageCall::CreateDirectory, |world| {
             world.directories.entry(instance).or_default();

@@ -68,6 +68,20 @@ pub struct ImageRequest {
     pub any_file: bool,
 }
 
+impl ImageRequest {
+    /// One of which only the image service knows more.
+    pub fn by_id(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            url: None,
+            disk_format: None,
+            checksums: Vec::new(),
+            size: None,
+            any_file: false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checksum {
     /// `md5`, `sha1`, `sha256`, `sha512`
@@ -177,6 +191,9 @@ pub trait Images: RescueFiles + Remake {
         image: &ImageRequest,
         progress: Progress<'_>,
     ) -> Result<CachedImage, ImageError>;
+
+    /// Whether the image with `id` is in the cache; it counts as used then.
+    async fn is_cached(&self, id: &str) -> Result<bool, ImageError>;
 
     /// Makes the instance's directory; one that exists stays as it is.
     async fn create_directory(&self, instance: Uuid) -> Result<PathBuf, ImageError>;

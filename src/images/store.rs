@@ -320,6 +320,10 @@ impl Images for HostImages {
         self.cache.get(context, image, progress).await
     }
 
+    async fn is_cached(&self, id: &str) -> Result<bool, ImageError> {
+        self.cache.has(id).await
+    }
+
     async fn create_directory(&self, instance: Uuid) -> Result<PathBuf, ImageError> {
         let path = self.directory(instance);
         blocking("create", &path, |path| {

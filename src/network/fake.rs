@@ -131,6 +131,20 @@ impl Network for FakeNetwork {
         Ok(())
     }
 
+    async fn release(
+        &self,
+        _: &RequestContext,
+        instance: &Instance,
+        port: Uuid,
+    ) -> Result<(), NetworkError> {
+        let mut state = self.enter("release", "interfaces")?;
+        if let Some(vifs) = state.allocated.get_mut(&uuid(instance)?) {
+            vifs.retain(|vif| vif.id != port);
+        }
+        state.active.remove(&port);
+        Ok(())
+    }
+
     async fn refresh(
         &self,
         _: &RequestContext,
@@ -172,6 +186,14 @@ impl Network for FakeNetwork {
         Ok(vifs.filter(active).map(|vif| vif.id).collect())
     }
 
+    async fn security_groups(
+        &self,
+        _: &RequestContext,
+        _: &Instance,
+    ) -> Result<Vec<String>, NetworkError> {
+        self.enter("security_groups", "interfaces").map(|_| Vec::new())
+    }
+
     async fn plug(&self, owner: PlugFor, vif: &Vif) -> Result<(), NetworkError> {
         let mut state = self.enter("plug", &vif.device_name())?;
         if let (Wiring::Bridge { bridge, .. }, Some(bridges)) = (Wiring::of(vif)?, &state.bridges)
@@ -190,6 +212,12 @@ impl Network for FakeNetwork {
         let mut state = self.enter("unplug", &vif.device_name())?;
         state.plugged.remove(&(instance, vif.device_name()));
         state.active.remove(&vif.id);
+        Ok(())
+    }
+
+    async fn unplug_rest(&self, instance: Uuid) -> Result<(), NetworkError> {
+        let mut state = self.enter("unplug_rest", "interfaces")?;
+        state.plugged.retain(|(owner, _)| *owner != instance);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use super::image_argument;
 use super::network_arguments;
 use super::shelf_arguments;
 use super::snapshot_arguments::{target_image, volume_snapshots};
+use crate::dispatch::console::ConsoleKind;
 use crate::dispatch::events::InstanceEvent;
 use crate::dispatch::query::{GuestFacts, Tail};
 use crate::model::context::RequestContext;
@@ -51,6 +52,8 @@ pub enum Request {
     Ask(Question),
     /// What others report.
     Events(Vec<InstanceEvent>),
+    /// Images that are to be fetched ahead, by their ids.
+    CacheImages(Vec<String>),
 }
 
 /// A request that changes no instance.
@@ -61,13 +64,9 @@ pub enum Question {
         tail: Tail,
     },
     /// `building`: the instance may have no domain yet.
-    VncConsole {
+    Console {
         uuid: Uuid,
-        console_type: String,
-        building: bool,
-    },
-    SerialConsole {
-        uuid: Uuid,
+        kind: ConsoleKind,
         console_type: String,
         building: bool,
     },
@@ -93,8 +92,7 @@ impl Question {
     pub fn uuid(&self) -> Option<Uuid> {
         match self {
             Self::ConsoleOutput { uuid, .. }
-            | Self::VncConsole { uuid, .. }
-            | Self::SerialConsole { uuid, .. }
+            | Self::Console { uuid, .. }
             | Self::ValidateConsolePort { uuid, .. }
             | Self::Diagnostics { uuid, .. }
             | Self::LegacyDiagnostics { uuid, .. } => Some(*uuid),
@@ -186,12 +184,14 @@ pub const METHODS: &[Method] = &[
     ),
     method("get_console_output", &["instance", "tail_length"], &[]),
     method("get_vnc_console", &["console_type", "instance"], &[]),
+    method("get_spice_console", &["console_type", "instance"], &[]),
     method("get_serial_console", &["console_type", "instance"], &[]),
     method("validate_console_port", &["instance", "port", "console_type"], &[]),
     method("get_diagnostics", &["instance"], &[]),
     method("get_instance_diagnostics", &["instance"], &[]),
     method("get_host_uptime", &[], &[]),
     method("set_host_enabled", &["enabled"], &[]),
+    method("cache_images", &["image_ids"], &[]),
     method("external_instance_event", &["instances", "events"], &[]),
 ];
 
@@ -202,7 +202,6 @@ pub const ABSENT: &[&str] = &[
     "allow_share",
     "attach_interface",
     "attach_volume",
-    "cache_images",
     "check_can_live_migrate_destination",
     "check_can_live_migrate_source",
     "check_instance_shared_storage",
@@ -218,7 +217,6 @@ pub const ABSENT: &[&str] = &[
     "finish_snapshot_based_resize_at_dest",
     "get_mks_console",
     "get_rdp_console",
-    "get_spice_console",
     "host_maintenance_mode",
     "host_power_action",
     "inject_network_info",
@@ -336,8 +334,21 @@ pub fn decode(
             message.change(|subject| Unshelve::new(subject, build))
         }
         "external_instance_event" => network_arguments::events(message.args).map(Request::Events),
+        "cache_images" => image_ids(&message.args).map(Request::CacheImages),
         _ => decode_question(name, message.args).map(Request::Ask),
     }
+}
+
+/// nova-api takes as many as a database column has room for.
+const MAX_IMAGES: usize = 1000;
+
+fn image_ids(args: &Map<String, Value>) -> Result<Vec<String>, Fault> {
+    let wrong = || Fault::nova("InvalidInput", "image_ids is not a list of images' ids");
+    let ids = args.get("image_ids").and_then(Value::as_array).ok_or_else(wrong)?;
+    if ids.len() > MAX_IMAGES {
+        return Err(wrong());
+    }
+    ids.iter().map(|id| id.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
 }
 
 /// A message whose method and argument names are checked.
@@ -377,14 +388,14 @@ fn decode_question(name: &str, mut args: Map<String, Value>) -> Result<Question,
     let uuid = instance.uuid().map_err(|error| object_fault(&error))?;
     let console_type = || text(&args, "console_type");
     let building = instance.vm_state.value() == Some(&VmState::Building);
+    let opens = |kind, console_type| Question::Console { uuid, kind, console_type, building };
     Ok(match name {
         "get_console_output" => {
             Question::ConsoleOutput { uuid, tail: tail(args.get("tail_length")) }
         }
-        "get_vnc_console" => Question::VncConsole { uuid, console_type: console_type()?, building },
-        "get_serial_console" => {
-            Question::SerialConsole { uuid, console_type: console_type()?, building }
-        }
+        "get_vnc_console" => opens(ConsoleKind::Vnc, console_type()?),
+        "get_spice_console" => opens(ConsoleKind::Spice, console_type()?),
+        "get_serial_console" => opens(ConsoleKind::Serial, console_type()?),
         "validate_console_port" => {
             let port = match args.get("port") {
                 Some(Value::Number(number)) => number.to_string(),

@@ -37,6 +37,8 @@ pub struct Content<'a> {
     pub block_devices: &'a [BlockDeviceMapping],
     pub vifs: &'a [Vif],
     pub vendor_data: Option<Value>,
+    /// Names of those of its ports.
+    pub security_groups: Vec<String>,
 }
 
 /// What is on the drive.
@@ -82,7 +84,7 @@ pub fn files(
             instance_id: ids.and_then(|ids| ids.instance_id.get().cloned()),
             kernel_id: ids.and_then(|ids| ids.kernel_id.value().cloned()),
             ramdisk_id: ids.and_then(|ids| ids.ramdisk_id.value().cloned()),
-            security_groups: security_groups(instance),
+            security_groups: content.security_groups,
             block_device_mapping: ec2_mapping(instance, content.block_devices),
         },
     }))
@@ -104,11 +106,6 @@ fn keypair(instance: &Instance) -> Option<Keypair> {
         kind: found.and_then(|pair| pair.kind.get().cloned()).unwrap_or_else(|| "ssh".to_owned()),
         public_key: own.or_else(|| instance.key_data.value().cloned())?,
     })
-}
-
-fn security_groups(instance: &Instance) -> Vec<String> {
-    let groups = instance.security_groups.get().map(|list| list.items()).unwrap_or_default();
-    groups.iter().filter_map(|group| group.name.get().cloned()).collect()
 }
 
 /// A VIF in plain words. nova: virt/netutils.py, get_network_metadata

@@ -154,8 +154,12 @@ impl Settings {
             console: ConsoleSettings {
                 vnc_enabled: true,
                 vnc_proxyclient_address: "127.0.0.1".to_owned(),
+                spice_enabled: false,
+                spice_proxyclient_address: "127.0.0.1".to_owned(),
                 serial_enabled: false,
                 novncproxy_base_url: "http://127.0.0.1:6080/vnc_auto.html".to_owned(),
+                spice_html5_base_url: "http://127.0.0.1:6082/spice_auto.html".to_owned(),
+                spice_direct_base_url: "http://127.0.0.1:13002/nova".to_owned(),
                 serial_base_url: "ws://127.0.0.1:6083/".to_owned(),
                 token_ttl: Duration::from_secs(600),
             },
@@ -230,9 +234,13 @@ pub struct SnapshotSettings {
 pub struct ConsoleSettings {
     pub vnc_enabled: bool,
     pub vnc_proxyclient_address: String,
+    pub spice_enabled: bool,
+    pub spice_proxyclient_address: String,
     pub serial_enabled: bool,
     /// Where users' browsers find the proxies.
     pub novncproxy_base_url: String,
+    pub spice_html5_base_url: String,
+    pub spice_direct_base_url: String,
     pub serial_base_url: String,
     /// How long a token is good for.
     pub token_ttl: Duration,

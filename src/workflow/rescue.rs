@@ -240,6 +240,7 @@ impl Workflow for Rescue {
                     block_devices: &devices,
                     vifs: &vifs,
                     vendor_data,
+                    security_groups: on.network.security_groups(stage.context, instance).await?,
                 };
                 let files = config_drive::files(instance, content, &on.settings)?;
                 self.drive = Some(on.images.create_rescue_drive(uuid, &files).await?);

@@ -311,12 +311,15 @@ impl Workflow for Spawn {
                 if config_drive::is_wanted(instance, &self.build.image_meta, settings) {
                     instance.config_drive.set(Some("True".to_owned()));
                     let vendor_data = settings.vendor_data.load().await?;
+                    let network = &on.network;
+                    let security_groups = network.security_groups(stage.context, instance).await?;
                     let content = config_drive::Content {
                         admin_password: self.build.admin_password.as_ref(),
                         injected_files: &self.build.injected_files,
                         block_devices: &self.build.block_devices,
                         vifs: &self.vifs,
                         vendor_data,
+                        security_groups,
                     };
                     let files = config_drive::files(instance, content, settings)?;
                     let disk = on.images.create_config_drive(uuid, &files).await?;

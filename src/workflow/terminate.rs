@@ -5,6 +5,7 @@
 //! delete takes it up.
 
 use serde::{Deserialize, Serialize};
+use tracing::debug;
 
 use super::StepResult;
 use super::engine::{Ending, Stage, Workflow};
@@ -14,6 +15,7 @@ use crate::model::class::Class;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::notify::{Action, Phase};
 use crate::records::Expected;
+use crate::telemetry::Chain;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Terminate {
@@ -129,6 +131,14 @@ impl Terminate {
     pub async fn clear_host(&mut self, stage: &Stage<'_>) -> StepResult {
         for step in [Step::CutPower, Step::UndefineDomain, Step::UnplugVifs] {
             self.apply(step, stage).await?;
+        }
+        if self.subject.instance.vifs().unwrap_or_default().is_empty() {
+            // nova-api deletes the ports of an instance whose host is down, and then its record has none.
+            // A host without Open vSwitch has nothing to ask.
+            let uuid = self.subject.uuid()?;
+            if let Err(error) = stage.on.network.unplug_rest(uuid).await {
+                debug!(instance_uuid = %uuid, error = %Chain(&error), "ports may be left");
+            }
         }
         stage.on.images.remove_directory(self.subject.uuid()?).await?;
         self.deallocate_network(stage).await

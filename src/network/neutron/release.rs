@@ -61,6 +61,33 @@ impl NeutronNetwork {
         self.records.delete_of_instance(client.context, id).await
     }
 
+    /// See [`crate::network::Network::release`].
+    /// nova: network/neutron.py, deallocate_port_for_instance
+    pub(super) async fn released_one(
+        &self,
+        client: Client<'_>,
+        instance: &Instance,
+        port: Uuid,
+    ) -> Result<(), NetworkError> {
+        let path = format!("ports/{port}");
+        let found = client.get::<Port>(As::Admin, &path, "port", &["id", "device_id"]).await;
+        let ours = match found {
+            Err(error) if error.is_absent() => false,
+            found => found?.device_id == uuid(instance)?.to_string(),
+        };
+        let recorded = instance.vifs().unwrap_or_default();
+        let users = recorded.iter().any(|vif| vif.id == port && vif.preserve_on_delete);
+        match (ours, users) {
+            (true, true) => self.let_go(client, port).await,
+            (true, false) => self.delete(client, port).await?,
+            (false, _) => debug!(port_id = %port, "the port isn't the instance's any more"),
+        }
+        match self.records.of_port(client.context, port).await? {
+            Some(mut interface) => self.records.destroy(client.context, &mut interface).await,
+            None => Ok(()),
+        }
+    }
+
     /// Unbinds a port of the user's and clears whose it is. What fails is logged and left, as nova
     /// leaves it.
     pub(super) async fn let_go(&self, client: Client<'_>, port: Uuid) {
