@@ -10,8 +10,9 @@ use super::instance::{Subject, expecting, now, unless_deleting};
 use super::interfaces::place_vifs;
 use super::named_image::by_id;
 use super::part::{self, nobody};
-use super::spawn::{self, Build, Spawn};
+use super::spawn::{self, Build, Spawn, root_gib};
 use super::{StepError, StepResult, info_cache, shelved};
+use crate::images::CachedImage;
 use crate::model::class::Class;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Refresh;
@@ -32,7 +33,7 @@ pub enum Step {
     Claim,
     BindNetwork,
     Build(spawn::Step),
-    RebaseDisk,
+    CreateDisk,
     Activate,
     DiscardImage,
 }
@@ -47,32 +48,23 @@ impl Unshelve {
         expecting(&[TaskState::Unshelving, TaskState::Spawning])
     }
 
-    /// Has the root disk stand on the image that the instance was built from, as it did before: the
-    /// shelved one goes.
+    /// The image that the instance was built from, which its root disk stands on again: the shelved one
+    /// goes. `None`: it is gone itself.
     /// nova: virt/libvirt/driver.py, `_rebase_original_qcow2_image`
-    async fn rebase(&self, stage: &Stage<'_>) -> StepResult {
-        let (on, instance) = (stage.on, &self.subject.instance);
+    async fn original(&self, stage: &Stage<'_>) -> Result<Option<CachedImage>, StepError> {
+        let instance = &self.subject.instance;
         let id = instance.system_metadata("image_base_image_ref").filter(|id| !id.is_empty());
-        let report = |done, total| stage.running.progress(done, total);
-        let base = match id {
-            None => None,
-            Some(id) => {
-                let image = by_id(id, false);
-                let fetch = on.images.cache(stage.context, &image, &report);
-                match stage.unless_given_up(fetch).await {
-                    Ok(base) => Some(base),
-                    Err(StepError::Image(error)) if error.class() == Class::Refused => {
-                        info!(
-                            image = id,
-                            "the original image is gone: the disk becomes whole by itself"
-                        );
-                        None
-                    }
-                    Err(error) => return Err(error),
-                }
+        let Some(id) = id else { return Ok(None) };
+        let (image, report) = (by_id(id, false), |done, total| stage.running.progress(done, total));
+        let fetch = stage.on.images.cache(stage.context, &image, &report);
+        match stage.unless_given_up(fetch).await {
+            Ok(base) => Ok(Some(base)),
+            Err(StepError::Image(error)) if error.class() == Class::Refused => {
+                info!(image = id, "the original image is gone: the disk is whole by itself");
+                Ok(None)
             }
-        };
-        Ok(on.images.rebase_root(instance.uuid()?, base.as_ref()).await?)
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -86,8 +78,7 @@ impl Workflow for Unshelve {
         Step::BindNetwork,
         Step::Build(spawn::Step::FetchImage),
         Step::Build(spawn::Step::CreateDirectory),
-        Step::Build(spawn::Step::CreateDisk),
-        Step::RebaseDisk,
+        Step::CreateDisk,
         Step::Build(spawn::Step::CreateBlankDisks),
         Step::Build(spawn::Step::CreateBootFiles),
         Step::Build(spawn::Step::CreateConfigDrive),
@@ -98,7 +89,7 @@ impl Workflow for Unshelve {
         Step::DiscardImage,
     ];
     /// The guest runs and may be in use.
-    const COMMITTED_FROM: usize = 14;
+    const COMMITTED_FROM: usize = 13;
 
     async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
@@ -135,7 +126,13 @@ impl Workflow for Unshelve {
             Step::Build(step) => {
                 part::apply(&mut self.subject, self.spawn.as_mut(), step, stage).await
             }
-            Step::RebaseDisk => self.rebase(stage).await,
+            Step::CreateDisk => {
+                let original = self.original(stage).await?;
+                let (image, gib) = (self.spawn.base()?, root_gib(&self.subject.instance));
+                let disk = on.images.create_root_on(uuid, image, original.as_ref(), gib).await?;
+                self.spawn.disks.root = Some(disk);
+                Ok(())
+            }
             Step::Activate => {
                 let expected = self.expected();
                 let instance = &mut self.subject.instance;
@@ -159,7 +156,8 @@ impl Workflow for Unshelve {
     async fn undo(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let on = stage.on;
         match step {
-            Step::Begin | Step::RebaseDisk => Ok(()),
+            // A disk lies in the directory, which goes next.
+            Step::Begin | Step::CreateDisk => Ok(()),
             Step::Claim => {
                 let instance = &mut self.subject.instance;
                 on.claims.abort(stage.context, instance).await?;
