@@ -26,6 +26,7 @@ mod show;
 mod snapshot;
 mod table;
 mod view;
+mod volume;
 mod wait;
 mod workflows;
 pub mod xml;
@@ -86,6 +87,8 @@ pub enum Command {
     Resume(action::NamesArgs),
     /// Make an image of an instance's root disk, also while its guest runs
     Snapshot(snapshot::SnapshotArgs),
+    /// Give guests disks, or take them away, while they run
+    Volume(volume::VolumeArgs),
     /// Show what a guest wrote to its serial console
     Console(console::ConsoleArgs),
     /// Delete instances with their disks
@@ -187,6 +190,7 @@ async fn dispatch(
         Command::Suspend(args) => action::run(args, action::Action::Suspend, agent, output).await,
         Command::Resume(args) => action::run(args, action::Action::Resume, agent, output).await,
         Command::Snapshot(args) => snapshot::run(args, agent, output).await,
+        Command::Volume(args) => volume::run(args, agent, output).await,
         Command::Console(args) => console::run(args, agent, output).await,
         Command::Delete(args) => delete::run(args, agent, output).await,
         Command::Node(_) => node::run(agent, output).await,

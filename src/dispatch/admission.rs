@@ -26,6 +26,9 @@ pub enum RequestKind {
     Unquiesce,
     SetPassword,
     CrashDump,
+    AttachVolume,
+    DetachVolume,
+    ReserveDevice,
 }
 
 /// The answer.
@@ -45,7 +48,7 @@ pub struct Refusal {
 }
 
 impl RequestKind {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Build,
         Self::Delete,
         Self::Stop,
@@ -62,6 +65,9 @@ impl RequestKind {
         Self::Unquiesce,
         Self::SetPassword,
         Self::CrashDump,
+        Self::AttachVolume,
+        Self::DetachVolume,
+        Self::ReserveDevice,
     ];
 
     /// The request that a record came from.
@@ -87,6 +93,9 @@ impl RequestKind {
             AnyRecord::Unquiesce(_) => Self::Unquiesce,
             AnyRecord::SetPassword(_) => Self::SetPassword,
             AnyRecord::CrashDump(_) => Self::CrashDump,
+            AnyRecord::AttachVolume(_) => Self::AttachVolume,
+            AnyRecord::DetachVolume(_) => Self::DetachVolume,
+            AnyRecord::ReserveDevice(_) => Self::ReserveDevice,
         }
     }
 
@@ -116,7 +125,12 @@ impl RequestKind {
             Self::Backup => &[ImageBackup, ImagePendingUpload, ImageUploading],
             Self::SetPassword => &[UpdatingPassword],
             // nova-api sets none for them.
-            Self::Quiesce | Self::Unquiesce | Self::CrashDump => &[],
+            Self::Quiesce
+            | Self::Unquiesce
+            | Self::CrashDump
+            | Self::AttachVolume
+            | Self::DetachVolume
+            | Self::ReserveDevice => &[],
         }
     }
 
@@ -138,6 +152,9 @@ impl RequestKind {
             Self::Unquiesce => "unquiesce",
             Self::SetPassword => "set the password of",
             Self::CrashDump => "trigger a crash dump of",
+            Self::AttachVolume => "attach a volume to",
+            Self::DetachVolume => "detach a volume from",
+            Self::ReserveDevice => "reserve a device of",
         }
     }
 }
@@ -160,10 +177,13 @@ pub fn admit(
     task_state: Option<TaskState>,
 ) -> Result<Admission, Refusal> {
     use RequestKind::{
-        Backup, Build, CrashDump, Delete, Pause, Quiesce, RebootHard, RebootSoft, Resume,
-        SetPassword, Snapshot, Start, Stop, Suspend, Unpause, Unquiesce,
+        AttachVolume, Backup, Build, CrashDump, Delete, DetachVolume, Pause, Quiesce, RebootHard,
+        RebootSoft, ReserveDevice, Resume, SetPassword, Snapshot, Start, Stop, Suspend, Unpause,
+        Unquiesce,
     };
-    use VmState::{Active, Building, Deleted, Error, Paused, Rescued, Stopped, Suspended};
+    use VmState::{
+        Active, Building, Deleted, Error, Paused, Rescued, Resized, SoftDeleted, Stopped, Suspended,
+    };
     let free = task_state.is_none_or(|state| request.task_states().contains(&state));
     match (request, vm_state, free) {
         (Delete, Some(Deleted), _) => Ok(Admission::AlreadyDone),
@@ -180,10 +200,16 @@ pub fn admit(
         | (Snapshot | Backup, Some(Active | Stopped | Paused | Suspended), true)
         | (Quiesce | SetPassword, Some(Active), true)
         | (Unquiesce, Some(Active | Paused | Rescued | Error), _)
-        | (CrashDump, Some(Active | Paused | Rescued | Error), true) => Ok(Admission::Run),
+        | (CrashDump, Some(Active | Paused | Rescued | Error), true)
+        | (
+            AttachVolume | DetachVolume | ReserveDevice,
+            Some(Active | Paused | Stopped | Resized | SoftDeleted),
+            true,
+        ) => Ok(Admission::Run),
         (
             Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume
-            | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump,
+            | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump | AttachVolume
+            | DetachVolume | ReserveDevice,
             ..,
         ) => Err(Refusal { request, vm_state, task_state }),
     }
@@ -279,6 +305,9 @@ mod tests {
             (RequestKind::Unquiesce, "active paused rescued error"),
             (RequestKind::SetPassword, "active"),
             (RequestKind::CrashDump, "active paused rescued error"),
+            (RequestKind::AttachVolume, "active paused stopped resized soft-delete"),
+            (RequestKind::DetachVolume, "active paused stopped resized soft-delete"),
+            (RequestKind::ReserveDevice, "active paused stopped resized soft-delete"),
         ] {
             assert_eq!(row(request), expected, "{request:?}");
         }

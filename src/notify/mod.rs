@@ -79,9 +79,11 @@ pub struct Details<'a> {
     pub image_name: Option<&'a str>,
     /// Of the image that a snapshot becomes.
     pub snapshot_image_id: Option<&'a str>,
+    /// Of the volume that comes or goes.
+    pub volume_id: Option<&'a str>,
 }
 
-/// What is done to an instance.
+/// What is done to an instance, or to a volume of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     Create,
@@ -97,6 +99,8 @@ pub enum Action {
     Resume,
     Snapshot,
     TriggerCrashDump,
+    VolumeAttach,
+    VolumeDetach,
 }
 
 impl Action {
@@ -115,6 +119,8 @@ impl Action {
             Self::Resume => "resume",
             Self::Snapshot => "snapshot",
             Self::TriggerCrashDump => "trigger_crash_dump",
+            Self::VolumeAttach => "volume_attach",
+            Self::VolumeDetach => "volume_detach",
         }
     }
 
@@ -122,7 +128,12 @@ impl Action {
     pub fn is_elevated(self) -> bool {
         !matches!(
             self,
-            Self::Create | Self::Delete | Self::PowerOff | Self::PowerOn | Self::TriggerCrashDump
+            Self::Create
+                | Self::Delete
+                | Self::PowerOff
+                | Self::PowerOn
+                | Self::TriggerCrashDump
+                | Self::VolumeDetach
         )
     }
 }

@@ -26,6 +26,10 @@ pub fn action(
         data["snapshot_image_id"] = json!(event.details.snapshot_image_id);
         return object("InstanceActionSnapshotPayload", "1.10", data);
     }
+    if let Some(volume_id) = event.details.volume_id {
+        data["volume_id"] = volume_id.into();
+        return object("InstanceActionVolumePayload", "1.7", data);
+    }
     if event.action != Action::Create {
         return object("InstanceActionPayload", "1.9", data);
     }

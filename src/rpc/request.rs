@@ -7,6 +7,7 @@ use super::failure::Fault;
 use super::image_argument;
 use super::network_arguments;
 use super::snapshot_arguments::{target_image, volume_snapshots};
+use super::volume_arguments;
 use crate::dispatch::events::InstanceEvent;
 use crate::dispatch::query::{GuestFacts, Tail};
 use crate::model::context::RequestContext;
@@ -15,7 +16,9 @@ use crate::model::object::{BlockDeviceMappingList, Instance, SchedulerLimits, cl
 use crate::model::secret::Secret;
 use crate::model::state::VmState;
 use crate::workflow::any::AnyRecord;
+use crate::workflow::attach_volume::AttachVolume;
 use crate::workflow::crash_dump::CrashDump;
+use crate::workflow::detach_volume::DetachVolume;
 use crate::workflow::engine::Workflow;
 use crate::workflow::exception::object_fault;
 use crate::workflow::instance::Subject;
@@ -26,6 +29,7 @@ use crate::workflow::power_on::PowerOn;
 use crate::workflow::quiesce::Quiesce;
 use crate::workflow::reboot::{Kind, Reboot};
 use crate::workflow::reschedule::{BuildArguments, METHOD};
+use crate::workflow::reserve_device::ReserveDevice;
 use crate::workflow::resume::Resume;
 use crate::workflow::set_password::SetPassword;
 use crate::workflow::snapshot::{Kind as SnapshotKind, Snapshot};
@@ -141,6 +145,13 @@ pub const METHODS: &[Method] = &[
     method("unquiesce_instance", &["instance"], &["mapping"]),
     method("set_admin_password", &["instance", "new_pass"], &[]),
     method("trigger_crash_dump", &["instance"], &[]),
+    method("attach_volume", &["instance", "bdm"], &[]),
+    method("detach_volume", &["volume_id", "instance", "attachment_id"], &[]),
+    method(
+        "reserve_block_device_name",
+        &["instance", "device", "volume_id", "disk_bus", "device_type", "tag", "multiattach"],
+        &[],
+    ),
     method("get_console_output", &["instance", "tail_length"], &[]),
     method("get_vnc_console", &["console_type", "instance"], &[]),
     method("get_serial_console", &["console_type", "instance"], &[]),
@@ -158,7 +169,6 @@ pub const ABSENT: &[&str] = &[
     "add_fixed_ip_to_instance",
     "allow_share",
     "attach_interface",
-    "attach_volume",
     "cache_images",
     "check_can_live_migrate_destination",
     "check_can_live_migrate_source",
@@ -167,7 +177,6 @@ pub const ABSENT: &[&str] = &[
     "confirm_snapshot_based_resize_at_source",
     "deny_share",
     "detach_interface",
-    "detach_volume",
     "drop_move_claim_at_destination",
     "finish_resize",
     "finish_revert_resize",
@@ -191,7 +200,6 @@ pub const ABSENT: &[&str] = &[
     "remove_fixed_ip_from_instance",
     "remove_volume_connection",
     "rescue_instance",
-    "reserve_block_device_name",
     "resize_instance",
     "restore_instance",
     "revert_resize",
@@ -276,6 +284,18 @@ pub fn decode(
             message.change(|subject| SetPassword::new(subject, password))
         }
         "trigger_crash_dump" => message.change(CrashDump::new),
+        "attach_volume" => {
+            let device = volume_arguments::attached(&mut message.args, from_root)?;
+            message.change(|subject| AttachVolume::new(subject, device))
+        }
+        "detach_volume" => {
+            let volume_id = text(&message.args, "volume_id")?;
+            message.change(|subject| DetachVolume::new(subject, volume_id))
+        }
+        "reserve_block_device_name" => {
+            let asked = volume_arguments::reserved(&message.args)?;
+            message.change(|subject| ReserveDevice::new(subject, asked))
+        }
         "external_instance_event" => network_arguments::events(message.args).map(Request::Events),
         _ => decode_question(name, message.args).map(Request::Ask),
     }
@@ -354,7 +374,7 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
     let image = args.remove("image").unwrap_or(Value::Null);
     let image = image_argument::read(&image, from_root)?;
     let wanted = network_arguments::wanted(&mut args)?;
-    let mapping: Option<BlockDeviceMappingList> = take_optional(&mut args, "block_device_mapping")?;
+    let mapping = volume_arguments::mapping(&mut args, from_root)?;
     let limits = limits(&mut args)?;
     let build = Build {
         image_meta: image.meta,
@@ -364,7 +384,7 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
         wanted,
         admin_password: args.get("admin_password").and_then(Value::as_str).map(Secret::new),
         injected_files: injected_files(args.get("injected_files"))?,
-        block_devices: mapping.map(BlockDeviceMappingList::into_items).unwrap_or_default(),
+        block_devices: mapping,
         limits,
         arguments,
     };
@@ -512,7 +532,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_build_without_an_image_ends_in_an_error_that_its_user_reads() {
+    async fn a_build_of_a_volume_that_is_gone_ends_in_an_error_that_its_user_reads() {
         let (method, args) = fixture("build_and_run_instance_volume");
         let context = RequestContext::admin();
         let Ok(Request::Change(AnyRecord::Spawn(record))) =
@@ -526,7 +546,7 @@ mod tests {
         let records = world.records.all();
         assert_eq!(records[0].vm_state.value(), Some(&VmState::Error));
         let faults = world.records.faults(records[0].uuid().unwrap()).await.unwrap();
-        assert!(faults[0].message.contains("a disk from a volume is not supported"), "{faults:?}");
+        assert!(faults[0].message.contains("could not be found"), "{faults:?}");
         assert_eq!(world.leftovers().await, Vec::<String>::new());
     }
 

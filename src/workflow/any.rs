@@ -2,8 +2,10 @@
 
 use uuid::Uuid;
 
+use super::attach_volume::AttachVolume;
 use super::board::Running;
 use super::crash_dump::CrashDump;
+use super::detach_volume::DetachVolume;
 use super::engine::{self, Controls, Workflow};
 use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
 use super::pause::Pause;
@@ -11,6 +13,7 @@ use super::power_off::PowerOff;
 use super::power_on::PowerOn;
 use super::quiesce::Quiesce;
 use super::reboot::Reboot;
+use super::reserve_device::ReserveDevice;
 use super::resume::Resume;
 use super::set_password::SetPassword;
 use super::snapshot::Snapshot;
@@ -159,5 +162,8 @@ workflows!(
     Quiesce,
     Unquiesce,
     SetPassword,
-    CrashDump
+    CrashDump,
+    AttachVolume,
+    DetachVolume,
+    ReserveDevice
 );

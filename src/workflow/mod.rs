@@ -23,7 +23,8 @@ use crate::node::scheduling::{Scheduling, SchedulingError};
 use crate::node::{ClaimError, Claims};
 use crate::notify::Notifier;
 use crate::records::{Records, RecordsError};
-use crate::volumes::VolumeSnapshots;
+use crate::volumes::host::HostVolumes;
+use crate::volumes::{VolumeError, Volumes};
 use external_events::ExternalEvents;
 use info_cache::InfoCaches;
 use plug_events::PlugSettings;
@@ -31,10 +32,13 @@ use serial_ports::SerialPorts;
 use vendor_data::VendorDataSettings;
 
 pub mod any;
+pub mod attach_volume;
 pub mod block_devices;
 pub mod board;
+pub mod build_volumes;
 pub mod config_drive;
 pub mod crash_dump;
+pub mod detach_volume;
 pub mod disk_copy;
 pub mod domain;
 pub mod engine;
@@ -52,8 +56,10 @@ pub mod power_off;
 pub mod power_on;
 pub mod quiesce;
 pub mod reboot;
+pub mod release;
 pub mod report;
 pub mod reschedule;
+pub mod reserve_device;
 pub mod resume;
 pub mod seal;
 pub mod serial_ports;
@@ -67,6 +73,9 @@ pub mod terminate;
 pub mod unpause;
 pub mod unquiesce;
 pub mod vendor_data;
+pub mod volume_connections;
+pub mod volume_disk;
+mod volume_exception;
 
 #[cfg(test)]
 mod engine_tests;
@@ -76,6 +85,8 @@ mod notify_tests;
 mod plug_tests;
 #[cfg(test)]
 mod snapshot_tests;
+#[cfg(test)]
+mod volume_tests;
 #[cfg(test)]
 pub(crate) mod world;
 
@@ -87,7 +98,9 @@ pub struct Backends {
     /// Where snapshots are made, and where they are kept.
     pub snapshots: Arc<dyn Snapshots>,
     pub sink: Arc<dyn ImageSink>,
-    pub volumes: Arc<dyn VolumeSnapshots>,
+    /// Who has the volumes, and this host's way to them.
+    pub volumes: Arc<dyn Volumes>,
+    pub host_volumes: Arc<dyn HostVolumes>,
     pub network: Arc<dyn Network>,
     pub records: Arc<dyn Records>,
     pub claims: Arc<dyn Claims>,
@@ -132,6 +145,14 @@ impl Settings {
                 live: true,
                 copy_timeout: Duration::from_secs(3600),
             },
+            volumes: VolumeSettings {
+                default_aio_mode: false,
+                rbd_user: None,
+                rbd_secret_uuid: None,
+                detach: (8, Duration::from_secs(20)),
+                creation: (60, Duration::from_secs(3)),
+                cross_az_attach: true,
+            },
             serial_ports: None,
             console: ConsoleSettings {
                 vnc_enabled: true,
@@ -175,6 +196,7 @@ pub struct Settings {
     /// `[DEFAULT] preallocate_images = space`
     pub preallocate_space: bool,
     pub snapshots: SnapshotSettings,
+    pub volumes: VolumeSettings,
     /// `None`: serial consoles are pseudo-terminals.
     pub serial_ports: Option<Arc<SerialPorts>>,
     pub console: ConsoleSettings,
@@ -189,6 +211,22 @@ pub struct SnapshotSettings {
     pub live: bool,
     /// How long such a copy may take.
     pub copy_timeout: Duration,
+}
+
+/// How guests are given volumes.
+#[derive(Debug, Clone)]
+pub struct VolumeSettings {
+    /// `[libvirt] use_default_aio_mode_for_volumes`
+    pub default_aio_mode: bool,
+    /// `[libvirt] rbd_user` and `rbd_secret_uuid`: for connections that name none.
+    pub rbd_user: Option<String>,
+    pub rbd_secret_uuid: Option<String>,
+    /// `[libvirt] device_detach_attempts`, and how long each waits for the guest.
+    pub detach: (u32, Duration),
+    /// How often a volume that is being made is looked at again, and how long after.
+    pub creation: (u32, Duration),
+    /// `[cinder] cross_az_attach`
+    pub cross_az_attach: bool,
 }
 
 /// Which consoles there are, and where their proxies find them.
@@ -215,6 +253,8 @@ pub enum StepError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     #[error(transparent)]
     Records(#[from] RecordsError),
     #[error(transparent)]
@@ -295,6 +335,7 @@ impl StepError {
             Self::Hypervisor(e) => e.class(),
             Self::Image(e) => e.class(),
             Self::Network(e) => e.class(),
+            Self::Volume(e) => e.class(),
             Self::Records(e) => e.class(),
             Self::Claim(e) => e.class(),
             Self::Scheduling(_) => Class::Transient,

@@ -21,6 +21,7 @@ import traceback
 import uuid
 
 import disks
+import volumes
 from nova_client import Guest, error_name, image, run
 from scenarios import SCENARIOS, scenario
 from world import World
@@ -582,6 +583,7 @@ def leftovers(world):
 
 def main():
     SCENARIOS.extend(disks.SCENARIOS)
+    SCENARIOS.extend(volumes.SCENARIOS)
     wanted = sys.argv[1:]
     unknown = set(wanted) - {function.__name__ for function, _ in SCENARIOS}
     if unknown:
