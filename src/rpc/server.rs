@@ -272,7 +272,7 @@ enum Task {
     /// It is left to the agent's next run.
     HandBack,
     /// A change that is in the journal.
-    Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>, Option<Answer>),
+    Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>, Option<Box<Answer>>),
     Question(Box<Asked>, Question),
     Operator(Map<String, Value>),
     Events(Box<RequestContext>, Vec<InstanceEvent>),
@@ -287,7 +287,7 @@ fn after_journal(
 ) -> Task {
     match submitted {
         Ok(Submission::Accepted(outcome) | Submission::Duplicate(outcome)) => {
-            Task::Outcome(outcome, answer)
+            Task::Outcome(outcome, answer.map(Box::new))
         }
         Err(error) => {
             error!(method, error = %Chain(&error), "a request can't be written into the journal");
