@@ -33,8 +33,16 @@ pub fn action(event: &InstanceEvent<'_>, image_url: &str) -> Value {
     if let Some(volume_id) = details.volume_id {
         info.insert("volume_id".to_owned(), volume_id.into());
     }
-    if (event.action, event.phase) == (Action::Create, Phase::End) {
+    // Where nova has just asked for the network.
+    let has_network = matches!(
+        (event.action, event.phase),
+        (Action::Create | Action::Rebuild, Phase::End)
+            | (Action::Rescue | Action::Unrescue, Phase::Start | Phase::End)
+    );
+    if has_network {
         info.insert("fixed_ips".to_owned(), fixed_ips(event.instance));
+    }
+    if (event.action, event.phase) == (Action::Create, Phase::End) {
         info.insert("message".to_owned(), "Success".into());
     }
     if let Some(raised) = details.raised {

@@ -53,7 +53,12 @@ pub enum Event<'a> {
     Instance(InstanceEvent<'a>),
     /// The instance exists, for whoever counts its use: in a period that is over, or, until now, in
     /// the current one.
-    Exists { instance: &'a Instance, period: (Timestamp, Timestamp) },
+    Exists {
+        instance: &'a Instance,
+        /// As it was, where it has changed already: the unversioned format tells of that.
+        before: Option<&'a Instance>,
+        period: (Timestamp, Timestamp),
+    },
     /// A method of the compute interface raised an exception. nova: exception_wrapper.py
     Exception { method: &'a str, args: &'a Map<String, Value>, raised: &'a Raised },
     /// The hypervisor can't be reached. nova: virt/libvirt/host.py, get_connection

@@ -591,6 +591,11 @@ mod tests {
             ("snapshot_instance", RequestKind::Snapshot),
             ("backup_instance", RequestKind::Backup),
             ("trigger_crash_dump", RequestKind::CrashDump),
+            ("rescue_instance", RequestKind::Rescue),
+            ("unrescue_instance", RequestKind::Unrescue),
+            ("rebuild_instance", RequestKind::Rebuild),
+            ("shelve_instance", RequestKind::Shelve),
+            ("unshelve_instance", RequestKind::Unshelve),
         ] {
             let (method, args) = fixture(name);
             let request = decode(&method, args, "id".into(), RequestContext::admin(), false);

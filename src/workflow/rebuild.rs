@@ -21,7 +21,7 @@ use super::reschedule::BuildArguments;
 use super::spawn::{self, Build, Spawn};
 use super::{StepError, StepResult};
 use crate::hypervisor::guest::DiskRole;
-use crate::model::object::{BlockDeviceMapping, ObjectError};
+use crate::model::object::{BlockDeviceMapping, Migration, ObjectError};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Wanted;
@@ -44,6 +44,8 @@ pub struct Asked {
     pub preserve_ephemeral: bool,
     /// The instance comes from a host that is gone.
     pub is_evacuation: bool,
+    /// Of an evacuation.
+    pub migration: Option<Migration>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -135,12 +137,14 @@ impl Rebuild {
         if let Some(metadata) = &self.asked.original_metadata {
             before.system_metadata.load(Some(metadata.clone()));
         }
-        self.subject.tell_exists(&before, stage);
-        let details = Details {
-            image_name: Some(image.meta.name.text().unwrap_or_default()),
-            ..Details::default()
-        };
-        self.subject.tell_of(Action::Rebuild, Phase::Start, details, stage);
+        self.subject.tell_exists(Some(&before), stage);
+        self.tell(Phase::Start, image, stage);
+    }
+
+    fn tell(&mut self, phase: Phase, image: &Image, stage: &Stage<'_>) {
+        let image_name = Some(image.meta.name.text().unwrap_or_default());
+        let details = Details { image_name, ..Details::default() };
+        self.subject.tell_of(Action::Rebuild, phase, details, stage);
     }
 
     /// The disks that stay.
@@ -289,7 +293,9 @@ impl Workflow for Rebuild {
             Step::Tell => {
                 on.claims.note(stage.context, &self.subject.instance).await;
                 on.scheduling.placed(stage.context, &self.subject.instance).await;
-                self.subject.tell(Action::Rebuild, Phase::End, stage);
+                if let Some(image) = self.image.clone() {
+                    self.tell(Phase::End, &image, stage);
+                }
                 Ok(())
             }
         }
@@ -308,6 +314,10 @@ impl Workflow for Rebuild {
             ending => return self.subject.settle(ending, stage).await,
         };
         self.tell_failed(failure, stage);
+        if self.asked.is_evacuation {
+            let (instance, migration) = (&self.subject.instance, self.asked.migration.as_ref());
+            stage.on.claims.refuse_evacuation(stage.context, instance, migration).await?;
+        }
         let ending = match (ending, failure.step.as_str()) {
             (ending, "Begin") => ending,
             _ => Ending::Stuck(failure),

@@ -274,7 +274,7 @@ impl Workflow for Rescue {
             }
             Step::Record => {
                 if !self.subject.has_told(Action::Rescue, Phase::End) {
-                    self.subject.tell_exists(&self.subject.instance, stage);
+                    self.subject.tell_exists(None, stage);
                 }
                 self.subject.instance.launched_at.set(now());
                 let expected = expecting(&[TaskState::Rescuing]);

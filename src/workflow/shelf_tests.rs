@@ -72,6 +72,7 @@ pub fn rebuild(preserve_ephemeral: bool) -> Rebuild {
         block_devices: None,
         preserve_ephemeral,
         is_evacuation: false,
+        migration: None,
     };
     Rebuild::new(subject(TaskState::Rebuilding, "rebuild_instance"), asked)
 }
@@ -294,6 +295,7 @@ async fn an_evacuation_is_refused_and_touches_nothing() {
     workflow.set_evacuation();
     ended(&world, workflow).await;
     assert_eq!(fault(&world).await, "Instance evacuate is not supported.");
+    assert_eq!(world.node.refused_evacuations(), [UUID]);
     assert_eq!(world.state().await, before);
 }
 

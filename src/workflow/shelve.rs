@@ -90,7 +90,7 @@ impl Workflow for Shelve {
                     self.subject.load_disks(stage).await?;
                 }
                 if !self.subject.has_told(Action::Shelve, Phase::Start) {
-                    self.subject.tell_exists(&self.subject.instance, stage);
+                    self.subject.tell_exists(None, stage);
                 }
                 self.subject.tell(Action::Shelve, Phase::Start, stage);
                 Ok(())
