@@ -21,6 +21,7 @@ use super::reschedule::BuildArguments;
 use super::spawn::{self, Build, Spawn};
 use super::{StepError, StepResult};
 use crate::hypervisor::guest::DiskRole;
+use crate::model::class::Class;
 use crate::model::object::{BlockDeviceMapping, Migration, ObjectError};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
@@ -265,18 +266,25 @@ impl Workflow for Rebuild {
             Step::Activate => {
                 let defaults = self.spawn()?.defaults.clone();
                 let was_stopped = self.was_stopped();
-                let instance = &mut self.subject.instance;
-                keep_defaults(instance, &defaults);
-                instance.launched_at.set(now());
-                instance.vm_state.set(Some(VmState::Active));
-                instance.task_state.set(was_stopped.then_some(TaskState::PoweringOff));
-                instance.power_state.set(Some(PowerState::Running.number()));
                 let mut expected = rebuilding();
                 if let Expected::OneOf(states) = &mut expected {
                     // An earlier attempt.
-                    states.push(Some(TaskState::PoweringOff));
+                    states.extend([None, Some(TaskState::PoweringOff)]);
                 }
-                Ok(on.records.save(stage.context, instance, expected).await?)
+                // One after the other, as nova has it: who is told hears of each.
+                let instance = &mut self.subject.instance;
+                keep_defaults(instance, &defaults);
+                on.records.save(stage.context, instance, expected.clone()).await?;
+                instance.launched_at.set(now());
+                instance.vm_state.set(Some(VmState::Active));
+                instance.task_state.set(None);
+                instance.power_state.set(Some(PowerState::Running.number()));
+                on.records.save(stage.context, instance, expected.clone()).await?;
+                if was_stopped {
+                    instance.task_state.set(Some(TaskState::PoweringOff));
+                    on.records.save(stage.context, instance, expected).await?;
+                }
+                Ok(())
             }
             Step::StopAgain if !self.was_stopped() => Ok(()),
             Step::StopAgain => {
@@ -296,7 +304,15 @@ impl Workflow for Rebuild {
                 if let Some(image) = self.image.clone() {
                     self.tell(Phase::End, &image, stage);
                 }
-                Ok(())
+                // nova writes down where it is once more: an evacuated one has a new host.
+                let instance = &mut self.subject.instance;
+                instance.host.set(instance.host.value().cloned());
+                instance.node.set(instance.node.value().cloned());
+                match on.records.save(stage.context, instance, Expected::Any).await {
+                    // A delete has come after it.
+                    Err(error) if error.class() == Class::Absent => Ok(()),
+                    saved => Ok(saved?),
+                }
             }
         }
     }
