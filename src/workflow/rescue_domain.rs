@@ -16,6 +16,8 @@ use crate::model::object::{ImageMeta, Instance};
 pub struct RescueParts<'a> {
     /// Of the rescue image.
     pub image: &'a ImageMeta,
+    /// The instance's own image, as its source knows it now; `None`: as its record does.
+    pub own_image: Option<&'a ImageMeta>,
     pub disk: &'a Disk,
     pub kernel: Option<&'a GuestKernel>,
     /// The config drive with the rescue's password.
@@ -52,7 +54,10 @@ pub async fn definition(
         check_supported(&devices)?;
         let mut disks = guest_disks(instance, &devices, &own, settings)?;
         disks.push(unmapped(DiskRole::Rescue, rescue.disk, settings));
-        let image = ImageMeta::from_instance(instance)?;
+        let image = match rescue.own_image {
+            Some(image) => image.clone(),
+            None => ImageMeta::from_instance(instance)?,
+        };
         GuestInput { disks, ..diskless(instance, &image, &vifs, settings)? }
     } else {
         let root = own.root.as_ref().ok_or_else(|| no_disk("disk"))?;
