@@ -105,7 +105,7 @@ impl<'a> Guest<'a> {
             cpu: CpuSpec { sockets: 1, cores: 1, threads: 1, ..CpuSpec::default() },
             clock: Clock { offset: "utc".into(), ..Clock::default() },
             disks: vec![DiskSpec {
-                path: disk.clone(),
+                source: DiskSource::File(disk.clone()),
                 device: "disk".into(),
                 format: "qcow2".into(),
                 cache: "none".into(),

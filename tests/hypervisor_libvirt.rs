@@ -58,6 +58,8 @@ fn recorded() -> GuestInput {
             device_name: None,
             bus: None,
             device_type: None,
+            boot_index: None,
+            volume: None,
         }],
         root_device_name: None,
         kernel: None,
@@ -229,7 +231,7 @@ async fn the_disks_of_running_and_of_stopped_guests_have_their_guests_size() {
         assert!(made.unwrap().success());
         let mut spec = bootless(&daemon);
         spec.disks = vec![DiskSpec {
-            path: path.clone(),
+            source: DiskSource::File(path.clone()),
             device: "disk".into(),
             format: format.into(),
             cache: "writeback".into(),

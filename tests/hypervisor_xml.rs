@@ -68,7 +68,7 @@ proptest! {
         spec.os.direct_kernel = Some(DirectKernel {
             kernel: path.clone().into(), ramdisk: None, command_line: value.clone(),
         });
-        spec.disks = vec![DiskSpec { path: path.clone().into(), target: "vda".into(), ..DiskSpec::default() }];
+        spec.disks = vec![DiskSpec { source: DiskSource::File(path.clone().into()), target: "vda".into(), ..DiskSpec::default() }];
         spec.interfaces = vec![InterfaceSpec { mac_address: mac.clone(), ..InterfaceSpec::default() }];
         let xml = domain_xml(&spec);
         let facts = domain_facts(&xml).unwrap();

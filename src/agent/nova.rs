@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::connect::Connected;
 use super::network::neutron;
-use super::options::{images_from, settings, snapshots};
+use super::options::{host_volumes, images_from, settings, snapshots};
 use super::{AgentError, Plane};
 use crate::config::{Config, Source};
 use crate::health::Metrics;
@@ -27,6 +27,7 @@ use crate::records::conductor::{Conductor, ConductorOptions, ConductorRecords};
 use crate::rpc::bus::Bus;
 use crate::telemetry::Chain;
 use crate::volumes::cinder::Cinder;
+use crate::volumes::keys::FixedKey;
 use crate::workflow::Backends;
 
 /// The first heartbeat comes after this. nova: servicegroup/drivers/db.py, INITIAL_REPORTING_DELAY
@@ -107,7 +108,11 @@ pub(super) async fn plane(start: Start<'_>) -> Result<Option<Plane>, AgentError>
         images: images_from(config, glance.clone())?,
         snapshots: snapshots(config)?,
         sink: glance,
-        volumes: Arc::new(Cinder::new(session.service(Service::Cinder))),
+        volumes: Arc::new(Cinder::new(
+            session.service(Service::Cinder),
+            Arc::new(FixedKey(config.key_manager.fixed_key.clone())),
+        )),
+        host_volumes: host_volumes(config),
         network: Arc::new(neutron),
         records: records.clone(),
         claims: tracker.clone(),

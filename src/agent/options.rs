@@ -2,6 +2,7 @@
 //! the configuration leaves it to the host.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::AgentError;
 use super::connect::guest_host;
@@ -29,13 +30,19 @@ use crate::rpc::compression::Compression;
 use crate::rpc::options::{Failover, LoginMethod, RabbitOptions};
 use crate::rpc::transport_url::TransportUrl;
 use crate::rpc::watchdog::Watchdog;
+use crate::volumes::host::{HostConnectors, HostOptions, HostVolumes};
 use crate::workflow::plug_events::PlugSettings;
 use crate::workflow::serial_ports::SerialPorts;
 use crate::workflow::vendor_data::VendorDataSettings;
-use crate::workflow::{ConsoleSettings, RescueSettings, Settings, SnapshotSettings};
+use crate::workflow::{
+    ConsoleSettings, RescueSettings, Settings, SnapshotSettings, VolumeSettings,
+};
 
 /// What `transport_url` is when nobody has set it.
 const NO_BUS: &str = "rabbit://";
+
+/// For a mount or a login: a storage server that is away is waited for no longer.
+const STORAGE_TOOL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What nova sends to a compute service. 2026.1 and later send some methods to the second.
 const TOPICS: [&str; 2] = ["compute", "compute-alt"];
@@ -98,6 +105,22 @@ pub(super) fn snapshots(config: &Config) -> Result<Arc<dyn Snapshots>, AgentErro
     let (libvirt, qemu_img) = (&config.libvirt, qemu_img(config));
     let (directory, compress) = (&libvirt.snapshots_directory, libvirt.snapshot_compression);
     Ok(Arc::new(HostSnapshots::new(directory.clone(), compress, qemu_img)?))
+}
+
+/// This host's way to volumes.
+pub(super) fn host_volumes(config: &Config) -> Arc<dyn HostVolumes> {
+    let libvirt = &config.libvirt;
+    Arc::new(HostConnectors::new(HostOptions {
+        host: config.default_.host.clone(),
+        ip: config.default_.my_block_storage_ip.clone(),
+        nfs_mount_point_base: libvirt.nfs_mount_point_base.clone(),
+        nfs_mount_options: libvirt.nfs_mount_options.clone(),
+        use_multipath: libvirt.volume_use_multipath,
+        enforce_multipath: libvirt.volume_enforce_multipath,
+        scan_tries: libvirt.num_volume_scan_tries,
+        iscsi_iface: libvirt.iscsi_iface.clone(),
+        tool_timeout: STORAGE_TOOL_TIMEOUT,
+    }))
 }
 
 /// Snapshots as files.
@@ -171,6 +194,17 @@ pub(super) fn settings(
         },
         offload_at_once: config.default_.shelved_offload_time == 0,
         audit_period: audit_period(config)?,
+        volumes: VolumeSettings {
+            default_aio_mode: config.libvirt.use_default_aio_mode_for_volumes,
+            rbd_user: config.libvirt.rbd_user.clone(),
+            rbd_secret_uuid: config.libvirt.rbd_secret_uuid.clone(),
+            detach: (config.libvirt.device_detach_attempts, config.libvirt.device_detach_timeout),
+            creation: (
+                config.default_.block_device_allocate_retries,
+                config.default_.block_device_allocate_retries_interval,
+            ),
+            cross_az_attach: config.cinder.cross_az_attach,
+        },
         serial_ports: serial.enabled.then(|| {
             let range = serial.port_range.0.clone();
             Arc::new(SerialPorts::new(&serial.proxyclient_address, range))

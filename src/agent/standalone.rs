@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::connect::Connected;
-use super::options::{images_from, settings, snapshots, standalone_sink, standalone_source};
+use super::options::{
+    host_volumes, images_from, settings, snapshots, standalone_sink, standalone_source,
+};
 use super::{AgentError, Plane};
 use crate::config::Config;
 use crate::network::standalone::StandaloneNetwork;
@@ -11,7 +13,7 @@ use crate::node::scheduling::Unscheduled;
 use crate::node::unclaimed::Unclaimed;
 use crate::notify::Notifier;
 use crate::records::sqlite::SqliteRecords;
-use crate::volumes::NoVolumes;
+use crate::volumes::local::LocalVolumes;
 use crate::workflow::Backends;
 
 /// # Errors
@@ -27,7 +29,8 @@ pub(super) fn plane(
         images: images_from(config, standalone_source(config))?,
         snapshots: snapshots(config)?,
         sink: standalone_sink(config),
-        volumes: Arc::new(NoVolumes),
+        volumes: Arc::new(LocalVolumes),
+        host_volumes: host_volumes(config),
         network: Arc::new(StandaloneNetwork::new(config.hypernova.default_network.as_str())?),
         records: Arc::new(records.clone()),
         claims: Arc::new(Unclaimed::new(&config.default_.host, &connected.host.node)),

@@ -148,6 +148,13 @@ impl FakeAgent {
                 .await;
                 Ok(Value::Null)
             }
+            "reserve_block_device_name" => {
+                let mut device = crate::model::object::BlockDeviceMapping::default();
+                device.uuid.load(Some(Uuid::from_u128(0xb0)));
+                device.device_name.load(Some(Some("/dev/vdb".to_owned())));
+                Ok(device.to_primitive())
+            }
+            "attach_volume" | "detach_volume" => Ok(Value::Null),
             method => {
                 let vm_state = match method {
                     "stop_instance" => VmState::Stopped,

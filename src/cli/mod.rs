@@ -29,6 +29,7 @@ mod show;
 mod snapshot;
 mod table;
 mod view;
+mod volume;
 mod wait;
 mod workflows;
 pub mod xml;
@@ -101,6 +102,8 @@ pub enum Command {
     Offload(action::NamesArgs),
     /// Let a shelved instance go on from its image
     Unshelve(shelve::UnshelveArgs),
+    /// Give guests disks, or take them away, while they run
+    Volume(volume::VolumeArgs),
     /// Show what a guest wrote to its serial console
     Console(console::ConsoleArgs),
     /// Delete instances with their disks
@@ -211,6 +214,7 @@ async fn dispatch(
         Command::Offload(args) => action::run(args, action::Action::Offload, agent, output).await,
         Command::Unshelve(args) => shelve::unshelve(args, agent, output).await,
         Command::Restore(args) => action::run(args, action::Action::Restore, agent, output).await,
+        Command::Volume(args) => volume::run(args, agent, output).await,
         Command::Console(args) => console::run(args, agent, output).await,
         Command::Delete(args) => delete::run(args, agent, output).await,
         Command::Node(_) => node::run(agent, output).await,

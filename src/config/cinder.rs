@@ -49,6 +49,9 @@ section! {
     /// How often a request is repeated that didn't reach the service.
     http_retries: u32 = Opt::integer(0, 100).default("3");
 
+    /// Whether an instance's volumes may be in another availability zone than itself.
+    cross_az_attach: bool = Opt::boolean().default("true");
+
     group auth: Auth = Auth::options("cinder");
     group http: Http = Http::options("cinder");
 }

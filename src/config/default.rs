@@ -55,6 +55,9 @@ section! {
     /// This host's address on the management network, for `$my_ip` in other options.
     my_ip: String = Opt::text().of_host(first_ipv4, "the IPv4 address of the default route");
 
+    /// This host's address on the storage network, which volume services are told.
+    my_block_storage_ip: String = Opt::text().default("$my_ip");
+
     /// Where the agent keeps its state.
     state_path: PathBuf = Opt::text().default("/var/lib/nova");
 
@@ -142,6 +145,12 @@ section! {
 
     /// How many builds run at once; 0: any number.
     max_concurrent_builds: u32 = Opt::integer(0, u32::MAX as i64).default("10");
+
+    /// How often a build looks again at a volume that is being made for it.
+    block_device_allocate_retries: u32 = Opt::integer(0, u32::MAX as i64).default("60");
+
+    /// How long it waits in between.
+    block_device_allocate_retries_interval: Duration = Opt::seconds(0).default("3");
 
     /// How many snapshots are made at once; 0: any number.
     max_concurrent_snapshots: u32 = Opt::integer(0, u32::MAX as i64).default("5");

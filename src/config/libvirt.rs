@@ -154,4 +154,40 @@ section! {
 
     /// The most queues of a virtio interface. Unset: what the kernel allows.
     max_queues: Option<u32> = Opt::integer(1, u32::MAX as i64);
+
+    /// How often a guest is asked to let go of a device.
+    device_detach_attempts: u32 = Opt::integer(1, u32::MAX as i64).default("8");
+
+    /// How long each such request waits for the guest.
+    device_detach_timeout: Duration = Opt::seconds(1).default("20");
+
+    /// Where NFS exports with volumes are mounted.
+    nfs_mount_point_base: PathBuf = Opt::text().default("$state_path/mnt");
+
+    /// Options of such mounts, as mount takes them: vers=4,nolock.
+    nfs_mount_options: Option<String> = Opt::text();
+
+    /// Leave it to QEMU how volumes are read, instead of native AIO.
+    use_default_aio_mode_for_volumes: bool = Opt::boolean().default("false");
+
+    /// Whether volumes are reached over all their paths, through multipathd.
+    volume_use_multipath: bool =
+        Opt::boolean().default("false").formerly(&[("libvirt", "iscsi_use_multipath")]);
+
+    /// Whether a volume isn't attached where multipathd doesn't run, instead of over one path.
+    volume_enforce_multipath: bool = Opt::boolean().default("false");
+
+    /// How often a host is scanned for a volume's device.
+    num_volume_scan_tries: u32 = Opt::integer(0, u32::MAX as i64)
+        .default("5")
+        .formerly(&[("libvirt", "num_iscsi_scan_tries")]);
+
+    /// The interface of open-iscsi to reach targets through. Unset: the default one.
+    iscsi_iface: Option<String> = Opt::text().formerly(&[("libvirt", "iscsi_transport")]);
+
+    /// The user of Ceph for volumes whose service names none.
+    rbd_user: Option<String> = Opt::text();
+
+    /// libvirt's secret of that user.
+    rbd_secret_uuid: Option<String> = Opt::text();
 }

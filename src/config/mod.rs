@@ -26,6 +26,7 @@ pub mod filter_scheduler;
 pub mod glance;
 pub mod hypernova;
 pub mod image_cache;
+pub mod key_manager;
 pub mod keystoneauth;
 pub mod libvirt;
 pub mod neutron;
@@ -84,6 +85,7 @@ config! {
     filter_scheduler: filter_scheduler::FilterScheduler,
     glance: glance::Glance,
     image_cache: image_cache::ImageCache,
+    key_manager: key_manager::KeyManager,
     libvirt: libvirt::Libvirt,
     neutron: neutron::Neutron,
     notifications: notifications::Notifications,

@@ -34,6 +34,9 @@ pub enum RequestKind {
     Shelve,
     ShelveOffload,
     Unshelve,
+    AttachVolume,
+    DetachVolume,
+    ReserveDevice,
 }
 
 /// The answer.
@@ -53,7 +56,7 @@ pub struct Refusal {
 }
 
 impl RequestKind {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::Build,
         Self::Delete,
         Self::Stop,
@@ -78,6 +81,9 @@ impl RequestKind {
         Self::Shelve,
         Self::ShelveOffload,
         Self::Unshelve,
+        Self::AttachVolume,
+        Self::DetachVolume,
+        Self::ReserveDevice,
     ];
 
     /// The request that a record came from.
@@ -113,6 +119,9 @@ impl RequestKind {
             AnyRecord::Shelve(_) => Self::Shelve,
             AnyRecord::ShelveOffload(_) => Self::ShelveOffload,
             AnyRecord::Unshelve(_) => Self::Unshelve,
+            AnyRecord::AttachVolume(_) => Self::AttachVolume,
+            AnyRecord::DetachVolume(_) => Self::DetachVolume,
+            AnyRecord::ReserveDevice(_) => Self::ReserveDevice,
         }
     }
 
@@ -154,7 +163,12 @@ impl RequestKind {
             Self::ShelveOffload => &[Shelving, ShelvingOffloading],
             Self::Unshelve => &[Unshelving, Spawning],
             // nova-api sets none for them.
-            Self::Quiesce | Self::Unquiesce | Self::CrashDump => &[],
+            Self::Quiesce
+            | Self::Unquiesce
+            | Self::CrashDump
+            | Self::AttachVolume
+            | Self::DetachVolume
+            | Self::ReserveDevice => &[],
         }
     }
 
@@ -184,6 +198,9 @@ impl RequestKind {
             Self::Shelve => "shelve",
             Self::ShelveOffload => "offload",
             Self::Unshelve => "unshelve",
+            Self::AttachVolume => "attach a volume to",
+            Self::DetachVolume => "detach a volume from",
+            Self::ReserveDevice => "reserve a device of",
         }
     }
 }
@@ -206,13 +223,14 @@ pub fn admit(
     task_state: Option<TaskState>,
 ) -> Result<Admission, Refusal> {
     use RequestKind::{
-        Backup, Build, CrashDump, Delete, Pause, Quiesce, RebootHard, RebootSoft, Rebuild, Rescue,
-        Restore, Resume, SetPassword, Shelve, ShelveOffload, Snapshot, SoftDelete, Start, Stop,
-        Suspend, Unpause, Unquiesce, Unrescue, Unshelve,
+        AttachVolume, Backup, Build, CrashDump, Delete, DetachVolume, Pause, Quiesce, RebootHard,
+        RebootSoft, Rebuild, Rescue, ReserveDevice, Restore, Resume, SetPassword, Shelve,
+        ShelveOffload, Snapshot, SoftDelete, Start, Stop, Suspend, Unpause, Unquiesce, Unrescue,
+        Unshelve,
     };
     use VmState::{
-        Active, Building, Deleted, Error, Paused, Rescued, Shelved, ShelvedOffloaded, SoftDeleted,
-        Stopped, Suspended,
+        Active, Building, Deleted, Error, Paused, Rescued, Resized, Shelved, ShelvedOffloaded,
+        SoftDeleted, Stopped, Suspended,
     };
     let free = task_state.is_none_or(|state| request.task_states().contains(&state));
     match (request, vm_state, free) {
@@ -244,11 +262,17 @@ pub fn admit(
         | (Unrescue, Some(Rescued), true)
         | (Shelve, Some(Active | Stopped | Paused | Suspended), true)
         | (ShelveOffload, Some(Shelved | Active | Stopped | Paused | Suspended), true)
-        | (Unshelve, Some(ShelvedOffloaded), true) => Ok(Admission::Run),
+        | (Unshelve, Some(ShelvedOffloaded), true)
+        | (
+            AttachVolume | DetachVolume | ReserveDevice,
+            Some(Active | Paused | Stopped | Resized | SoftDeleted),
+            true,
+        ) => Ok(Admission::Run),
         (
             Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume
             | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump | SoftDelete
-            | Restore | Rescue | Unrescue | Rebuild | Shelve | ShelveOffload | Unshelve,
+            | Restore | Rescue | Unrescue | Rebuild | Shelve | ShelveOffload | Unshelve
+            | AttachVolume | DetachVolume | ReserveDevice,
             ..,
         ) => Err(Refusal { request, vm_state, task_state }),
     }
@@ -355,6 +379,9 @@ mod tests {
             (RequestKind::Shelve, "active paused suspended stopped"),
             (RequestKind::ShelveOffload, "active paused suspended stopped shelved"),
             (RequestKind::Unshelve, "shelved_offloaded"),
+            (RequestKind::AttachVolume, "active paused stopped resized soft-delete"),
+            (RequestKind::DetachVolume, "active paused stopped resized soft-delete"),
+            (RequestKind::ReserveDevice, "active paused stopped resized soft-delete"),
         ] {
             assert_eq!(row(request), expected, "{request:?}");
         }

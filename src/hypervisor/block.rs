@@ -15,6 +15,58 @@ pub struct DomainDisk {
     pub source: Option<PathBuf>,
     /// `raw`, `qcow2`
     pub format: Option<String>,
+    /// `virtio`
+    pub bus: Option<String>,
+    /// What the guest reads as its serial number: a volume's id.
+    pub serial: Option<String>,
+    /// `ua-…`, or libvirt's own.
+    pub alias: Option<String>,
+}
+
+/// A volume among a domain's disks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeDisk {
+    pub volume_id: String,
+    /// The name it should have: `vdb`. A disk without a serial and an alias of the user's is known by it
+    /// alone.
+    pub target: String,
+}
+
+impl VolumeDisk {
+    /// nova: virt/libvirt/config.py, `make_libvirt_device_alias`
+    pub fn alias(&self) -> String {
+        alias_of(&self.volume_id)
+    }
+
+    /// Whether the disk is this volume. One that says that it is another is never it, whatever it is
+    /// called in the guest.
+    pub fn is(&self, disk: &DomainDisk) -> bool {
+        if disk.alias.as_deref() == Some(&self.alias()) {
+            return true;
+        }
+        match (&disk.serial, &disk.alias) {
+            (Some(serial), _) => *serial == self.volume_id,
+            (None, Some(alias)) if alias.starts_with(USER_ALIAS) => false,
+            (None, _) => disk.target == self.target,
+        }
+    }
+}
+
+/// Aliases that libvirt leaves to its users.
+const USER_ALIAS: &str = "ua-";
+
+/// What libvirt calls a volume's disk.
+pub fn alias_of(volume_id: &str) -> String {
+    format!("{USER_ALIAS}{volume_id}")
+}
+
+/// What became of a request that a guest let go of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceEvent {
+    pub instance_uuid: Uuid,
+    pub alias: String,
+    /// `false`: the guest refuses.
+    pub removed: bool,
 }
 
 /// A copy of a disk that its guest goes on writing to: what is written after its start reaches the

@@ -11,10 +11,10 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::block::{BlockCopy, BlockJob, BlockJobEvent, DomainDisk};
+use super::block::{BlockCopy, BlockJob, BlockJobEvent, DeviceEvent, DomainDisk, VolumeDisk};
 use super::host::{Capabilities, DiskSize, DomainCapabilities, HostCpu, HostState};
 use super::libvirt::xml;
-use super::spec::{DomainSpec, GraphicsSpec, SerialSpec};
+use super::spec::{DiskSpec, DomainSpec, GraphicsSpec, SerialSpec};
 use super::{
     ConsoleEndpoints, DiskStats, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor,
     HypervisorError, InterfaceStats, SpicePorts, StartOptions,
@@ -26,6 +26,7 @@ use crate::model::state::PowerState;
 
 mod disks;
 mod host;
+mod hotplug;
 
 /// State changes kept for a slow receiver.
 const EVENT_BACKLOG: usize = 1024;
@@ -43,6 +44,7 @@ pub struct FakeHypervisor {
     world: Mutex<World>,
     events: broadcast::Sender<DomainEvent>,
     block_jobs: broadcast::Sender<BlockJobEvent>,
+    devices: broadcast::Sender<DeviceEvent>,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,8 @@ struct World {
     written: BTreeMap<String, DomainSpec>,
     /// Block jobs, and what guest agents were asked.
     disks: disks::Disks,
+    /// Guests that keep what they are asked to let go of, and what libvirt keeps for volumes.
+    hotplug: hotplug::Hotplug,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,9 +136,11 @@ impl FakeHypervisor {
             saving: BTreeMap::new(),
             written: BTreeMap::new(),
             disks: disks::Disks::default(),
+            hotplug: hotplug::Hotplug::default(),
         };
         let (block_jobs, _) = broadcast::channel(EVENT_BACKLOG);
-        Self { world: Mutex::new(world), events, block_jobs }
+        let (devices, _) = broadcast::channel(EVENT_BACKLOG);
+        Self { world: Mutex::new(world), events, block_jobs, devices }
     }
 
     /// The next `call` fails and changes nothing.
@@ -720,6 +726,71 @@ impl Hypervisor for FakeHypervisor {
             Ok(())
         })
         .await
+    }
+
+    async fn defined_disks(&self, uuid: Uuid) -> Result<Vec<DomainDisk>, HypervisorError> {
+        self.call("defined_disks", |world| {
+            let domain = world.found(uuid)?;
+            Ok(disks::of_spec(domain.next_spec.as_ref().unwrap_or(&domain.spec)))
+        })
+        .await
+    }
+
+    async fn attach_disk(&self, uuid: Uuid, disk: &DiskSpec) -> Result<(), HypervisorError> {
+        self.call("attach_disk", |world| world.attach_disk(uuid, disk)).await
+    }
+
+    async fn forget_disk(&self, uuid: Uuid, disk: &VolumeDisk) -> Result<(), HypervisorError> {
+        self.call("forget_disk", |world| world.forget_disk(uuid, disk)).await
+    }
+
+    async fn release_disk(
+        &self,
+        uuid: Uuid,
+        disk: &VolumeDisk,
+    ) -> Result<Option<String>, HypervisorError> {
+        self.call("release_disk", |world| world.release_disk(uuid, disk, &self.devices)).await
+    }
+
+    async fn resize_disk(
+        &self,
+        uuid: Uuid,
+        target: &str,
+        bytes: u64,
+    ) -> Result<(), HypervisorError> {
+        self.call("resize_disk", |world| world.resize_disk(uuid, target, bytes)).await
+    }
+
+    async fn start_disk_swap(&self, uuid: Uuid, to: &DiskSpec) -> Result<(), HypervisorError> {
+        self.call("start_disk_swap", |world| world.start_swap(uuid, to)).await
+    }
+
+    async fn pivot_block_job(&self, uuid: Uuid, target: &str) -> Result<(), HypervisorError> {
+        self.call("pivot_block_job", |world| world.pivot(uuid, target)).await
+    }
+
+    async fn keep_volume_secret(
+        &self,
+        volume_id: &str,
+        passphrase: &Secret,
+    ) -> Result<Uuid, HypervisorError> {
+        self.call("keep_volume_secret", |world| Ok(world.hotplug.keep(volume_id, passphrase))).await
+    }
+
+    async fn volume_secret(&self, volume_id: &str) -> Result<Option<Uuid>, HypervisorError> {
+        self.call("volume_secret", |world| Ok(world.hotplug.secret(volume_id))).await
+    }
+
+    async fn forget_volume_secret(&self, volume_id: &str) -> Result<(), HypervisorError> {
+        self.call("forget_volume_secret", |world| {
+            world.hotplug.secrets.remove(volume_id);
+            Ok(())
+        })
+        .await
+    }
+
+    fn device_events(&self) -> broadcast::Receiver<DeviceEvent> {
+        self.devices.subscribe()
     }
 
     fn block_job_events(&self) -> broadcast::Receiver<BlockJobEvent> {

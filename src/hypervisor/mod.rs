@@ -22,9 +22,9 @@ pub mod host;
 pub mod libvirt;
 pub mod spec;
 
-use block::{BlockCopy, BlockJob, BlockJobEvent, DomainDisk};
+use block::{BlockCopy, BlockJob, BlockJobEvent, DeviceEvent, DomainDisk, VolumeDisk};
 use host::{Capabilities, DiskSize, DomainCapabilities, HostCpu, HostState};
-use spec::{DomainSpec, FirmwareFiles};
+use spec::{DiskSpec, DomainSpec, FirmwareFiles};
 
 /// How a domain is started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -241,6 +241,57 @@ pub trait Hypervisor: Send + Sync {
 
     /// The disks of the domain as it runs, or as it will: in the definition's order.
     async fn disks(&self, uuid: Uuid) -> Result<Vec<DomainDisk>, HypervisorError>;
+
+    /// The disks that the domain's next start will have.
+    async fn defined_disks(&self, uuid: Uuid) -> Result<Vec<DomainDisk>, HypervisorError>;
+
+    /// Gives the domain a disk: its definition, and, while it runs, its guest. What has the disk
+    /// already is left as it is; another disk of that name is in the way: `Refused`.
+    async fn attach_disk(&self, uuid: Uuid, disk: &DiskSpec) -> Result<(), HypervisorError>;
+
+    /// Takes a volume out of the definition; absent is success.
+    async fn forget_disk(&self, uuid: Uuid, disk: &VolumeDisk) -> Result<(), HypervisorError>;
+
+    /// Asks a running guest to let go of a volume, and doesn't wait for it:
+    /// [`Hypervisor::device_events`] tells. `None`: it doesn't have it, or doesn't run; else the
+    /// device's alias. One that is being let go of already is asked no second time.
+    async fn release_disk(
+        &self,
+        uuid: Uuid,
+        disk: &VolumeDisk,
+    ) -> Result<Option<String>, HypervisorError>;
+
+    /// Tells a running guest that a disk of it has grown to `bytes`.
+    async fn resize_disk(
+        &self,
+        uuid: Uuid,
+        target: &str,
+        bytes: u64,
+    ) -> Result<(), HypervisorError>;
+
+    /// Begins to copy a disk of a running domain to the one that is to take its place; a job that does
+    /// so already goes on.
+    async fn start_disk_swap(&self, uuid: Uuid, to: &DiskSpec) -> Result<(), HypervisorError>;
+
+    /// Ends a copy that is ready: the guest goes on with the copy instead of the disk.
+    async fn pivot_block_job(&self, uuid: Uuid, target: &str) -> Result<(), HypervisorError>;
+
+    /// Keeps the passphrase that opens a volume, and says what the secret is called; there is one for
+    /// each volume.
+    async fn keep_volume_secret(
+        &self,
+        volume_id: &str,
+        passphrase: &Secret,
+    ) -> Result<Uuid, HypervisorError>;
+
+    /// What the secret that opens a volume is called; `None`: there is none.
+    async fn volume_secret(&self, volume_id: &str) -> Result<Option<Uuid>, HypervisorError>;
+
+    /// Forgets it; absent is success.
+    async fn forget_volume_secret(&self, volume_id: &str) -> Result<(), HypervisorError>;
+
+    /// What became of devices that guests were asked to let go of, from now on.
+    fn device_events(&self) -> broadcast::Receiver<DeviceEvent>;
 
     /// Begins to copy a disk of a running domain. A job that is there already is in the way of
     /// another one: `Refused`. The definition stays as it is, and the job doesn't outlive the run.

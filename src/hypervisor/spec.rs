@@ -198,9 +198,64 @@ pub struct CpuSpec {
     pub max_phys_addr: Option<(String, Option<u32>)>,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Where a disk's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskSource {
+    File(PathBuf),
+    /// A block device of the host.
+    Block(PathBuf),
+    Network(NetworkDisk),
+}
+
+impl Default for DiskSource {
+    fn default() -> Self {
+        Self::File(PathBuf::new())
+    }
+}
+
+impl DiskSource {
+    /// The file or block device on this host.
+    pub fn path(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::File(path) | Self::Block(path) => Some(path),
+            Self::Network(_) => None,
+        }
+    }
+
+    /// libvirt's name of its kind, which `[libvirt] disk_cachemodes` goes by as well.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Block(_) => "block",
+            Self::Network(_) => "network",
+        }
+    }
+}
+
+/// A disk that QEMU reaches over the network by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NetworkDisk {
+    /// `rbd`
+    pub protocol: String,
+    /// `volumes/volume-…`
+    pub name: String,
+    /// (address, port)
+    pub hosts: Vec<(String, Option<String>)>,
+    pub auth: Option<DiskAuth>,
+}
+
+/// As whom QEMU speaks to a network disk's server; libvirt keeps the key.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DiskAuth {
+    pub username: String,
+    /// `ceph`
+    pub secret_type: String,
+    pub secret_uuid: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DiskSpec {
-    pub path: PathBuf,
+    pub source: DiskSource,
     /// `disk`, `cdrom`, `floppy`
     pub device: String,
     /// `qcow2`, `raw`
@@ -222,6 +277,20 @@ pub struct DiskSpec {
     pub scsi_unit: Option<u32>,
     /// Boot order of its own, for a rescue disk.
     pub boot_order: Option<u32>,
+    /// libvirt's name of the device, one of the user's: `ua-…`
+    #[serde(default)]
+    pub alias: Option<String>,
+    /// Block sizes that the guest is told: (logical, physical), bytes.
+    #[serde(default)]
+    pub block_sizes: (Option<u32>, Option<u32>),
+    #[serde(default)]
+    pub readonly: bool,
+    /// Several guests use it at once.
+    #[serde(default)]
+    pub shareable: bool,
+    /// It is encrypted with LUKS, and libvirt's secret of this UUID opens it.
+    #[serde(default)]
+    pub luks_secret: Option<Uuid>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

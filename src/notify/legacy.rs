@@ -10,6 +10,16 @@ use crate::model::network::Vif;
 use crate::model::object::Instance;
 use crate::model::time::Timestamp;
 
+/// The rest of the event's type; `None`: nova tells nothing of it unversioned.
+pub fn name(action: Action, phase: Phase) -> Option<String> {
+    match (action, phase) {
+        (Action::VolumeAttach, Phase::End) => Some("volume.attach".to_owned()),
+        (Action::VolumeDetach, Phase::End) => Some("volume.detach".to_owned()),
+        (Action::VolumeAttach | Action::VolumeDetach, _) => None,
+        (action, phase) => Some(format!("{}.{}", action.name(), phase.name())),
+    }
+}
+
 /// The payload of a phase of an action. `image_url` is where the instance's image is.
 pub fn action(event: &InstanceEvent<'_>, image_url: &str) -> Value {
     let mut info = instance(event.instance, image_url);
@@ -19,6 +29,9 @@ pub fn action(event: &InstanceEvent<'_>, image_url: &str) -> Value {
     }
     if let Some(name) = details.rescue_image_name {
         info.insert("rescue_image_name".to_owned(), name.into());
+    }
+    if let Some(volume_id) = details.volume_id {
+        info.insert("volume_id".to_owned(), volume_id.into());
     }
     if (event.action, event.phase) == (Action::Create, Phase::End) {
         info.insert("fixed_ips".to_owned(), fixed_ips(event.instance));

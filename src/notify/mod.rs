@@ -83,9 +83,11 @@ pub struct Details<'a> {
     pub rescue_image_name: Option<&'a str>,
     /// The rescue image that was asked for.
     pub rescue_image_ref: Option<&'a str>,
+    /// Of the volume that comes or goes.
+    pub volume_id: Option<&'a str>,
 }
 
-/// What is done to an instance.
+/// What is done to an instance, or to a volume of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     Create,
@@ -109,6 +111,8 @@ pub enum Action {
     Shelve,
     ShelveOffload,
     Unshelve,
+    VolumeAttach,
+    VolumeDetach,
 }
 
 impl Action {
@@ -135,6 +139,8 @@ impl Action {
             Self::Shelve => "shelve",
             Self::ShelveOffload => "shelve_offload",
             Self::Unshelve => "unshelve",
+            Self::VolumeAttach => "volume_attach",
+            Self::VolumeDetach => "volume_detach",
         }
     }
 
@@ -152,6 +158,7 @@ impl Action {
                 | Self::Shelve
                 | Self::ShelveOffload
                 | Self::Unshelve
+                | Self::VolumeDetach
         )
     }
 }

@@ -52,10 +52,11 @@ impl Sender {
         let name = format!("{}.{}", event.action.name(), event.phase.name());
         let failed = event.phase == Phase::Error;
         let priority = if failed { Priority::Error } else { Priority::Info };
-        let legacy_type = format!("compute.instance.{name}");
-        self.legacy(context, priority, legacy_type, || {
-            legacy::action(event, &self.image_url(context, event.instance))
-        });
+        if let Some(name) = legacy::name(event.action, event.phase) {
+            self.legacy(context, priority, format!("compute.instance.{name}"), || {
+                legacy::action(event, &self.image_url(context, event.instance))
+            });
+        }
         self.versioned(context, priority, format!("instance.{name}"), || {
             versioned::action(context, event, &self.options.name_template)
         });

@@ -34,6 +34,10 @@ pub fn action(
         data["trusted_image_certificates"] = trusted_certificates(event.instance);
         return object("InstanceActionRebuildPayload", "1.10", data);
     }
+    if let Some(volume_id) = event.details.volume_id {
+        data["volume_id"] = volume_id.into();
+        return object("InstanceActionVolumePayload", "1.7", data);
+    }
     if event.action != Action::Create {
         return object("InstanceActionPayload", "1.9", data);
     }

@@ -123,8 +123,8 @@ pub trait Records: Send + Sync {
         uuid: Uuid,
     ) -> Result<BlockDeviceMappingList, RecordsError>;
 
-    /// Writes what has changed of a disk, and marks it as saved. Standalone: one that isn't on
-    /// record is added, and gets a uuid when it has none.
+    /// Writes what has changed of a disk, and marks it as saved. One without an id is recorded anew, and
+    /// gets that and a uuid. Standalone: so is one that isn't on record.
     async fn save_block_device(
         &self,
         context: &RequestContext,

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod amqp;
+mod answer;
 pub mod bus;
 pub mod caller;
 pub mod client;
@@ -46,5 +47,6 @@ mod snapshot_arguments;
 pub mod tls;
 mod topology;
 pub mod transport_url;
+mod volume_arguments;
 pub mod watchdog;
 mod wire;

@@ -8,6 +8,7 @@ use super::image_argument;
 use super::network_arguments;
 use super::shelf_arguments;
 use super::snapshot_arguments::{target_image, volume_snapshots};
+use super::volume_arguments;
 use crate::dispatch::console::ConsoleKind;
 use crate::dispatch::events::InstanceEvent;
 use crate::dispatch::query::{GuestFacts, Tail};
@@ -17,7 +18,9 @@ use crate::model::object::{BlockDeviceMappingList, Instance, SchedulerLimits, cl
 use crate::model::secret::Secret;
 use crate::model::state::VmState;
 use crate::workflow::any::AnyRecord;
+use crate::workflow::attach_volume::AttachVolume;
 use crate::workflow::crash_dump::CrashDump;
+use crate::workflow::detach_volume::DetachVolume;
 use crate::workflow::engine::Workflow;
 use crate::workflow::exception::object_fault;
 use crate::workflow::instance::Subject;
@@ -30,6 +33,7 @@ use crate::workflow::reboot::{Kind, Reboot};
 use crate::workflow::rebuild::Rebuild;
 use crate::workflow::reschedule::{BuildArguments, METHOD};
 use crate::workflow::rescue::Rescue;
+use crate::workflow::reserve_device::ReserveDevice;
 use crate::workflow::resume::Resume;
 use crate::workflow::set_password::SetPassword;
 use crate::workflow::shelve::Shelve;
@@ -182,6 +186,13 @@ pub const METHODS: &[Method] = &[
         &["instance", "image", "filter_properties", "node"],
         &["request_spec", "accel_uuids"],
     ),
+    method("attach_volume", &["instance", "bdm"], &[]),
+    method("detach_volume", &["volume_id", "instance", "attachment_id"], &[]),
+    method(
+        "reserve_block_device_name",
+        &["instance", "device", "volume_id", "disk_bus", "device_type", "tag", "multiattach"],
+        &[],
+    ),
     method("get_console_output", &["instance", "tail_length"], &[]),
     method("get_vnc_console", &["console_type", "instance"], &[]),
     method("get_spice_console", &["console_type", "instance"], &[]),
@@ -201,7 +212,6 @@ pub const ABSENT: &[&str] = &[
     "add_fixed_ip_to_instance",
     "allow_share",
     "attach_interface",
-    "attach_volume",
     "check_can_live_migrate_destination",
     "check_can_live_migrate_source",
     "check_instance_shared_storage",
@@ -209,7 +219,6 @@ pub const ABSENT: &[&str] = &[
     "confirm_snapshot_based_resize_at_source",
     "deny_share",
     "detach_interface",
-    "detach_volume",
     "drop_move_claim_at_destination",
     "finish_resize",
     "finish_revert_resize",
@@ -230,7 +239,6 @@ pub const ABSENT: &[&str] = &[
     "prep_snapshot_based_resize_at_source",
     "remove_fixed_ip_from_instance",
     "remove_volume_connection",
-    "reserve_block_device_name",
     "resize_instance",
     "revert_resize",
     "revert_snapshot_based_resize_at_dest",
@@ -333,6 +341,18 @@ pub fn decode(
             let build = shelf_arguments::unshelve(&mut message.args, from_root)?;
             message.change(|subject| Unshelve::new(subject, build))
         }
+        "attach_volume" => {
+            let device = volume_arguments::attached(&mut message.args, from_root)?;
+            message.change(|subject| AttachVolume::new(subject, device))
+        }
+        "detach_volume" => {
+            let volume_id = text(&message.args, "volume_id")?;
+            message.change(|subject| DetachVolume::new(subject, volume_id))
+        }
+        "reserve_block_device_name" => {
+            let asked = volume_arguments::reserved(&message.args)?;
+            message.change(|subject| ReserveDevice::new(subject, asked))
+        }
         "external_instance_event" => network_arguments::events(message.args).map(Request::Events),
         "cache_images" => image_ids(&message.args).map(Request::CacheImages),
         _ => decode_question(name, message.args).map(Request::Ask),
@@ -424,7 +444,7 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
     let image = args.remove("image").unwrap_or(Value::Null);
     let image = image_argument::read(&image, from_root)?;
     let wanted = network_arguments::wanted(&mut args)?;
-    let mapping: Option<BlockDeviceMappingList> = take_optional(&mut args, "block_device_mapping")?;
+    let mapping = volume_arguments::mapping(&mut args, from_root)?;
     let limits = limits(&mut args)?;
     let build = Build {
         image_meta: image.meta,
@@ -434,7 +454,7 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
         wanted,
         admin_password: args.get("admin_password").and_then(Value::as_str).map(Secret::new),
         injected_files: injected_files(args.get("injected_files"))?,
-        block_devices: mapping.map(BlockDeviceMappingList::into_items).unwrap_or_default(),
+        block_devices: mapping,
         limits,
         arguments,
     };
@@ -582,7 +602,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_build_without_an_image_ends_in_an_error_that_its_user_reads() {
+    async fn a_build_of_a_volume_that_is_gone_ends_in_an_error_that_its_user_reads() {
         let (method, args) = fixture("build_and_run_instance_volume");
         let context = RequestContext::admin();
         let Ok(Request::Change(AnyRecord::Spawn(record))) =
@@ -596,7 +616,7 @@ mod tests {
         let records = world.records.all();
         assert_eq!(records[0].vm_state.value(), Some(&VmState::Error));
         let faults = world.records.faults(records[0].uuid().unwrap()).await.unwrap();
-        assert!(faults[0].message.contains("a disk from a volume is not supported"), "{faults:?}");
+        assert!(faults[0].message.contains("could not be found"), "{faults:?}");
         assert_eq!(world.leftovers().await, Vec::<String>::new());
     }
 

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, error, info_span, warn};
 use uuid::Uuid;
 
+use super::answer::Answer;
 use super::dispatcher::{Dispatcher as Routes, Endpoint, Route, Version};
 use super::failure::Fault;
 use super::incoming::{Incoming, ReplyTo, Source};
@@ -128,6 +129,7 @@ impl Server {
             }
             route => route,
         };
+        let mut answered_with = None;
         let task = match route {
             Err(fault) => Task::Answer(Err(fault)),
             Ok(Route::Answer(value)) => Task::Answer(Ok(value)),
@@ -151,8 +153,11 @@ impl Server {
                         Task::Question(Box::new(asked), question)
                     }
                     Ok(Request::Change(record)) => {
+                        answered_with = Answer::of(&record);
                         match self.intake.take(record, &self.dispatcher, stop).await {
-                            Taken::Now(submitted) => after_journal(&method, submitted),
+                            Taken::Now(submitted) => {
+                                after_journal(&method, submitted, answered_with.take())
+                            }
                             Taken::Later(waiting) => Task::Waiting(waiting),
                             Taken::Not => Task::HandBack,
                         }
@@ -164,7 +169,7 @@ impl Server {
         let answering = async move {
             let task = match task {
                 Task::Waiting(waiting) => match waiting.finish(&server.dispatcher, &stop).await {
-                    Some(submitted) => after_journal(&method, submitted),
+                    Some(submitted) => after_journal(&method, submitted, answered_with.take()),
                     None => Task::HandBack,
                 },
                 task => task,
@@ -192,9 +197,12 @@ impl Server {
         match task {
             Task::Answer(answer) => Some(answer),
             Task::Waiting(_) | Task::HandBack => None,
-            Task::Outcome(outcome) => {
+            Task::Outcome(outcome, answer) => {
                 let outcome = outcome.await.ok()?;
-                Some(outcome_reply(&outcome).map(|()| Value::Null))
+                Some(match (outcome_reply(&outcome), answer) {
+                    (Ok(()), Some(answer)) => answer.read(self.dispatcher.backends()).await,
+                    (done, _) => done.map(|()| Value::Null),
+                })
             }
             Task::Question(asked, question) => {
                 let work = self.answer_question(&asked.context, question);
@@ -264,7 +272,7 @@ enum Task {
     /// It is left to the agent's next run.
     HandBack,
     /// A change that is in the journal.
-    Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>),
+    Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>, Option<Box<Answer>>),
     Question(Box<Asked>, Question),
     Operator(Map<String, Value>),
     Events(Box<RequestContext>, Vec<InstanceEvent>),
@@ -272,10 +280,14 @@ enum Task {
 }
 
 /// What is left to do for a change that the journal has looked at.
-fn after_journal(method: &str, submitted: Result<Submission, JournalError>) -> Task {
+fn after_journal(
+    method: &str,
+    submitted: Result<Submission, JournalError>,
+    answer: Option<Answer>,
+) -> Task {
     match submitted {
         Ok(Submission::Accepted(outcome) | Submission::Duplicate(outcome)) => {
-            Task::Outcome(outcome)
+            Task::Outcome(outcome, answer.map(Box::new))
         }
         Err(error) => {
             error!(method, error = %Chain(&error), "a request can't be written into the journal");

@@ -4,8 +4,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
+use super::attach_volume::AttachVolume;
 use super::board::Running;
 use super::crash_dump::CrashDump;
+use super::detach_volume::DetachVolume;
 use super::engine::{self, Controls, Workflow};
 use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
 use super::pause::Pause;
@@ -15,6 +17,7 @@ use super::quiesce::Quiesce;
 use super::reboot::Reboot;
 use super::rebuild::Rebuild;
 use super::rescue::Rescue;
+use super::reserve_device::ReserveDevice;
 use super::resume::Resume;
 use super::set_password::SetPassword;
 use super::shelve::Shelve;
@@ -208,5 +211,8 @@ workflows!(
     Rebuild,
     Shelve,
     ShelveOffload,
-    Unshelve
+    Unshelve,
+    AttachVolume,
+    DetachVolume,
+    ReserveDevice
 );

@@ -93,7 +93,7 @@ pub fn wanted(
 /// # Errors
 /// As for [`wanted`].
 pub fn check(instance: &Instance, devices: &[BlockDeviceMapping]) -> StepResult {
-    check_local(devices)?;
+    check_supported(devices)?;
     let (mut ephemeral_gib, mut swap_mib): (u64, u64) = (0, 0);
     for disk in wanted(instance, devices)? {
         match disk.blank {
@@ -119,14 +119,11 @@ pub fn check(instance: &Instance, devices: &[BlockDeviceMapping]) -> StepResult 
     Ok(())
 }
 
-/// Whether all of an instance's disks are on this host, and in the clear.
+/// Whether all of an instance's disks are of kinds that this agent has.
 ///
 /// # Errors
 /// `NotSupported`.
-pub fn check_local(devices: &[BlockDeviceMapping]) -> StepResult {
-    if devices.iter().any(BlockDeviceMapping::is_volume) {
-        return Err(StepError::NotSupported("a disk from a volume"));
-    }
+pub fn check_supported(devices: &[BlockDeviceMapping]) -> StepResult {
     if devices.iter().any(|device| device.encrypted.get() == Some(&true)) {
         return Err(StepError::NotSupported("an encrypted local disk"));
     }
@@ -174,6 +171,11 @@ pub fn guest_disks(
     }
     let drive = found.config_drive.iter();
     disks.extend(drive.map(|drive| disk(DiskRole::ConfigDrive, drive, None)));
+    let volumes = mapped(devices, BlockDeviceMapping::is_volume);
+    disks.extend(volumes.filter_map(|(place, device)| {
+        // One that nothing connects yet is nova-api's to attach.
+        found.volumes.get(&place).map(|spec| volume(device, spec.clone()))
+    }));
     Ok(disks)
 }
 
@@ -188,7 +190,64 @@ pub fn unmapped(role: DiskRole, disk: &Disk, settings: &Settings) -> GuestDisk {
         device_name: None,
         bus: None,
         device_type: None,
+        boot_index: None,
+        volume: None,
     }
+}
+
+fn volume(device: &BlockDeviceMapping, spec: DiskSpec) -> GuestDisk {
+    GuestDisk {
+        role: DiskRole::Volume,
+        path: Default::default(),
+        format: spec.format.clone(),
+        io: None,
+        device_name: device.device_name.value().cloned(),
+        bus: device.disk_bus.value().cloned(),
+        device_type: device.device_type.value().map(|kind| kind.as_str().to_owned()),
+        boot_index: device.boot_index.value().copied(),
+        volume: Some(Box::new(spec)),
+    }
+}
+
+/// Whether the guest's root disk is a volume.
+pub fn boots_from_volume(devices: &[BlockDeviceMapping]) -> bool {
+    mapped(devices, |device| device.is_root() && device.is_volume()).next().is_some()
+}
+
+/// The disks that an instance is to have, as if they were there: to find out what they are called.
+fn as_if_there(
+    instance: &Instance,
+    devices: &[BlockDeviceMapping],
+    wanted: &[Wanted],
+) -> GuestDisks {
+    let disk = |file: &str| Disk { path: file.into(), format: "qcow2".to_owned() };
+    let volumes = mapped(devices, BlockDeviceMapping::is_volume);
+    GuestDisks {
+        root: (!boots_from_volume(devices)).then(|| disk("disk")),
+        blank: wanted.iter().map(|wanted| disk(&wanted.file)).collect(),
+        config_drive: instance.wants_config_drive().then(|| disk("disk.config")),
+        volumes: volumes.map(|(place, _)| (place, DiskSpec::default())).collect(),
+        ..GuestDisks::default()
+    }
+}
+
+/// What the guest is to call a volume that comes to it; a name that was asked for is passed over, as the
+/// guest decides. nova: virt/libvirt/driver.py, `get_device_name_for_instance`
+///
+/// # Errors
+/// `Guest` when there is no place for it.
+pub fn next_name(
+    instance: &Instance,
+    devices: &[BlockDeviceMapping],
+    device: &BlockDeviceMapping,
+    settings: &Settings,
+) -> Result<String, StepError> {
+    let image = ImageMeta::from_instance(instance)?;
+    let disks = as_if_there(instance, devices, &wanted(instance, devices)?);
+    let parts = Parts { image: &image, devices, disks: &disks, vifs: &[] };
+    let mut new = volume(device, DiskSpec::default());
+    new.device_name = None;
+    Ok(format!("/dev/{}", domain::place_of(instance, parts, &new, settings)?))
 }
 
 /// Gives every disk of a build its bus and its name, in its mapping and in the instance. Names that a
@@ -213,27 +272,35 @@ pub fn name_devices(
         device.device_name.load(Some(None));
     }
     let wanted = wanted(instance, &unnamed)?;
-    let disk = |file: &str| Disk { path: file.into(), format: "qcow2".to_owned() };
-    let files = GuestDisks {
-        root: Some(disk("disk")),
-        blank: wanted.iter().map(|wanted| disk(&wanted.file)).collect(),
-        ..GuestDisks::default()
-    };
+    // The config drive is named last.
+    let files = GuestDisks { config_drive: None, ..as_if_there(instance, &unnamed, &wanted) };
     let parts = Parts { image, devices: &unnamed, disks: &files, vifs: &[] };
     let placed = domain::placed(instance, parts, settings)?;
-    let (Some(root), blank) = (placed.first(), placed.iter().skip(1)) else { return Ok(()) };
-    let root_place = mapped(&unnamed, is_root_image).next().map(|(place, _)| place);
-    if let Some(device) = root_place.and_then(|place| devices.get_mut(place)) {
-        name(device, root, true);
+    let mut placed = placed.iter();
+    let mut root_name = None;
+    if files.root.is_some()
+        && let Some(root) = placed.next()
+    {
+        let place = mapped(&unnamed, is_root_image).next().map(|(place, _)| place);
+        if let Some(device) = place.and_then(|place| devices.get_mut(place)) {
+            name(device, root, true);
+        }
+        root_name = Some(format!("/dev/{}", root.target));
     }
-    for (wanted, spec) in wanted.iter().zip(blank) {
+    for (wanted, spec) in wanted.iter().zip(placed.by_ref().take(wanted.len())) {
         if let Some(device) = wanted.mapping.and_then(|place| devices.get_mut(place)) {
             name(device, spec, wanted.role != DiskRole::Swap);
         }
     }
-    let root_name = format!("/dev/{}", root.target);
-    if instance.root_device_name.value() != Some(&root_name) {
-        instance.root_device_name.set(Some(root_name));
+    for ((place, _), spec) in mapped(&unnamed, BlockDeviceMapping::is_volume).zip(placed) {
+        let Some(device) = devices.get_mut(place) else { continue };
+        name(device, spec, true);
+        if device.is_root() {
+            root_name = Some(format!("/dev/{}", spec.target));
+        }
+    }
+    if root_name.is_some() && instance.root_device_name.value() != root_name.as_ref() {
+        instance.root_device_name.set(root_name);
     }
     Ok(())
 }

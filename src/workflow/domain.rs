@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::Stage;
 use super::interfaces::{guest_vif, vifs};
-use super::{Backends, Settings, StepError, StepResult, block_devices};
-use crate::hypervisor::guest::{self, GuestImage, GuestInput, GuestKernel, serial_port_count};
+use super::{Backends, Settings, StepError, StepResult, block_devices, volume_connections};
+use crate::hypervisor::guest::{
+    self, GuestDisk, GuestImage, GuestInput, GuestKernel, serial_port_count,
+};
 use crate::hypervisor::spec::{CpuSpec, DiskSpec, DomainSpec, FirmwareFiles, FlavorMetadata};
 use crate::images::blank_disks::is_blank;
 use crate::images::{Disk, rescue};
@@ -35,6 +37,9 @@ pub struct GuestDisks {
     pub config_drive: Option<Disk>,
     pub kernel: Option<PathBuf>,
     pub ramdisk: Option<PathBuf>,
+    /// Volumes that are connected, by their mappings' places: all but their places in the guest.
+    #[serde(default)]
+    pub volumes: BTreeMap<usize, DiskSpec>,
 }
 
 impl GuestDisks {
@@ -69,11 +74,15 @@ impl GuestDisks {
     }
 
     /// The name of the first file that the instance has to have, and that isn't there.
-    pub(super) fn lacks(&self, instance: &Instance) -> Option<&'static str> {
+    pub(super) fn lacks(
+        &self,
+        instance: &Instance,
+        devices: &[BlockDeviceMapping],
+    ) -> Option<&'static str> {
         let asked = |id: Option<&String>| id.is_some_and(|id| !id.is_empty());
         let has_kernel = self.kernel.is_some() || !asked(instance.kernel_id.value());
         [
-            ("disk", self.root.is_some()),
+            ("disk", self.root.is_some() || block_devices::boots_from_volume(devices)),
             ("disk.config", self.config_drive.is_some() || !instance.wants_config_drive()),
             ("kernel", has_kernel),
             ("ramdisk", self.ramdisk.is_some() || !asked(instance.ramdisk_id.value())),
@@ -92,13 +101,20 @@ pub async fn define(instance: &Instance, stage: &Stage<'_>) -> StepResult {
 /// What [`define`] would define.
 pub async fn definition(instance: &Instance, stage: &Stage<'_>) -> Result<DomainSpec, StepError> {
     let (on, uuid) = (stage.on, instance.uuid()?);
-    let disks = GuestDisks::found(on.images.disks(uuid).await?)?;
+    let mut disks = GuestDisks::found(on.images.disks(uuid).await?)?;
     let log = on.images.console_log(uuid);
-    if let Some(name) = disks.lacks(instance) {
+    let mut devices = on.records.block_devices(stage.context, uuid).await?.into_items();
+    block_devices::check_supported(&devices)?;
+    if let Some(name) = disks.lacks(instance, &devices) {
         return Err(StepError::NoDisk { path: log.with_file_name(name) });
     }
-    let devices = on.records.block_devices(stage.context, uuid).await?.into_items();
-    block_devices::check_local(&devices)?;
+    disks.volumes = volume_connections::connect_all(on, stage.context, uuid, &mut devices).await?;
+    let boots = |(place, device): (usize, &BlockDeviceMapping)| {
+        device.is_root() && device.is_volume() && !disks.volumes.contains_key(&place)
+    };
+    if devices.iter().enumerate().any(boots) {
+        return Err(StepError::NoDisk { path: "the volume to boot from".into() });
+    }
     let image = ImageMeta::from_instance(instance)?;
     let firmware = on.hypervisor.firmware(uuid).await?;
     let parts = Parts { image: &image, devices: &devices, disks: &disks, vifs: &vifs(instance)? };
@@ -184,6 +200,20 @@ pub fn placed(
     settings: &Settings,
 ) -> Result<Vec<DiskSpec>, StepError> {
     Ok(guest::placed_disks(&facts(instance, parts, settings)?)?)
+}
+
+/// What the guest will call a disk that comes to it.
+///
+/// # Errors
+/// `Guest` when there is no place for it.
+pub fn place_of(
+    instance: &Instance,
+    parts: Parts<'_>,
+    disk: &GuestDisk,
+    settings: &Settings,
+) -> Result<String, StepError> {
+    let (_, _, target) = guest::place_of(&facts(instance, parts, settings)?, disk)?;
+    Ok(target)
 }
 
 /// Decides what the domain is made of. Looks at nothing but its arguments and the settings, apart

@@ -8,8 +8,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::attach_volume::AttachVolume;
 use super::board::{Board, Running};
 use super::crash_dump::CrashDump;
+use super::detach_volume::DetachVolume;
 use super::engine::{Controls, Ending, Stage, Workflow};
 use super::journal::{Phase, Record};
 use super::pause::Pause;
@@ -19,6 +21,7 @@ use super::quiesce::Quiesce;
 use super::reboot::{Kind, Reboot};
 use super::rebuild::Rebuild;
 use super::rescue::Rescue;
+use super::reserve_device::ReserveDevice;
 use super::resume::Resume;
 use super::set_password::SetPassword;
 use super::shelf_tests::{
@@ -37,6 +40,10 @@ use super::unpause::Unpause;
 use super::unquiesce::Unquiesce;
 use super::unrescue::Unrescue;
 use super::unshelve::Unshelve;
+use super::volume_tests::{
+    attach, attached, attached_stopped, detach, reserve, reserved, reserved_stopped,
+    spawn_with_volumes, with_volumes_to_build,
+};
 use super::world::{HasSubject, MemoryJournal, UUID, World, spawn, subject};
 use super::{StepError, StepResult};
 use crate::health::Metrics;
@@ -142,7 +149,7 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                         _ if deleted => {}
                         PowerOff::NAME => assert_eq!(vm_state, by_domain, "{at}"),
                         // What is left to do isn't the guest's.
-                        Snapshot::NAME | SetPassword::NAME => {
+                        Snapshot::NAME | SetPassword::NAME | DetachVolume::NAME => {
                             assert_eq!(*vm_state, before["record"][0], "{at}");
                         }
                         Reboot::NAME if by_domain == "active" => {
@@ -158,6 +165,23 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                     continue;
                 }
                 assert_eq!(record.head.phase, Phase::Undone, "{at}");
+                if W::NAME == AttachVolume::NAME {
+                    // As nova leaves it: what was reserved for the attempt goes with it.
+                    for gone in ["attachments", "connected"] {
+                        assert_eq!(world.state().await[gone], Value::Array(Vec::new()), "{at}");
+                    }
+                    let guest = [Vec::<()>::new(), Vec::new()];
+                    assert_eq!(
+                        world.state().await["guest_volumes"],
+                        serde_json::json!(guest),
+                        "{at}"
+                    );
+                    let devices = world.state().await["devices"].as_array().unwrap().len();
+                    assert_eq!(devices + 1, before["devices"].as_array().unwrap().len(), "{at}");
+                    assert_eq!(world.state().await["record"], before["record"], "{at}");
+                    assert_eq!(world.faults().await, 1, "{at}");
+                    continue;
+                }
                 let tells = ![Quiesce::NAME, Unquiesce::NAME].contains(&W::NAME);
                 assert_eq!(world.faults().await, usize::from(tells), "{at}");
                 if W::NAME == Spawn::NAME {
@@ -300,7 +324,10 @@ has_subject!(
     Rebuild,
     Shelve,
     ShelveOffload,
-    Unshelve
+    Unshelve,
+    AttachVolume,
+    DetachVolume,
+    ReserveDevice
 );
 
 fn empty() -> std::pin::Pin<Box<dyn Future<Output = World>>> {
@@ -402,6 +429,18 @@ engine_test_cases! {
     unshelve_: || Box::pin(offloaded()), unshelve;
     start_of_a_shelved_guest: || after(shelve()),
         || PowerOn::new(subject(TaskState::PoweringOn, "start_instance"));
+    attach_volume: reserved, attach;
+    attach_volume_to_a_stopped_guest: reserved_stopped, attach;
+    detach_volume: attached, detach;
+    detach_volume_of_a_stopped_guest: attached_stopped, detach;
+    reserve_device: running, reserve;
+    spawn_of_volumes: with_volumes_to_build, spawn_with_volumes;
+    terminate_with_a_volume: attached,
+        || Terminate::new(subject(TaskState::Deleting, "terminate_instance"));
+    power_on_with_a_volume: attached_stopped,
+        || PowerOn::new(subject(TaskState::PoweringOn, "start_instance"));
+    reboot_hard_with_a_volume: attached,
+        || Reboot::new(subject(TaskState::RebootingHard, "reboot_instance"), Kind::Hard);
     resume: || after(suspend()), || Resume::new(subject(TaskState::Resuming, "resume_instance"));
 }
 
@@ -424,7 +463,7 @@ async fn a_delete_stops_a_build_between_two_steps_and_it_is_undone() {
     let mut record = world.record(spawn()).await;
     let controls = Controls::default();
     controls.cancel.cancel();
-    record.head.next = 6;
+    record.head.next = 7;
     let journal = MemoryJournal::default();
     let running = Running::detached();
     let on = world.backends();

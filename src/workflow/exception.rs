@@ -6,6 +6,7 @@
 
 use super::StepError;
 use super::network_exception::network_fault;
+use super::volume_exception::volume_fault;
 use crate::hypervisor::HypervisorError;
 use crate::images::ImageError;
 use crate::model::fault::Fault;
@@ -20,6 +21,7 @@ pub fn step_fault(error: &StepError) -> Fault {
         StepError::Hypervisor(error) => hypervisor_fault(error),
         StepError::Image(error) => image_fault(error),
         StepError::Network(error) => network_fault(error),
+        StepError::Volume(error) => volume_fault(error),
         StepError::Records(error) => records_fault(error),
         StepError::Object(error) => object_fault(error),
         StepError::Claim(ClaimError::Insufficient(_)) => {

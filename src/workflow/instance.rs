@@ -129,6 +129,18 @@ impl Subject {
         Ok(())
     }
 
+    /// The end of what changes no state of the instance, however it ends: a failure becomes a fault and
+    /// the event's result.
+    pub async fn settle_as_it_is(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {
+        let (Ending::Undone(failure) | Ending::Stuck(failure)) = ending else {
+            return self.finish(None, stage).await;
+        };
+        let raised = self.raised(failure);
+        self.fail(&raised, stage).await?;
+        self.tell_exception(&raised, stage);
+        Ok(())
+    }
+
     /// The end of what can't be undone but leaves the domain as it is: a stuck instance is what its
     /// domain says.
     pub async fn settle_by_domain(&mut self, ending: Ending<'_>, stage: &Stage<'_>) -> StepResult {

@@ -24,7 +24,8 @@ use crate::node::{ClaimError, Claims};
 use crate::notify::Notifier;
 use crate::notify::audit::AuditPeriod;
 use crate::records::{Records, RecordsError};
-use crate::volumes::VolumeSnapshots;
+use crate::volumes::host::HostVolumes;
+use crate::volumes::{VolumeError, Volumes};
 use external_events::ExternalEvents;
 use info_cache::InfoCaches;
 use plug_events::PlugSettings;
@@ -32,10 +33,13 @@ use serial_ports::SerialPorts;
 use vendor_data::VendorDataSettings;
 
 pub mod any;
+pub mod attach_volume;
 pub mod block_devices;
 pub mod board;
+pub mod build_volumes;
 pub mod config_drive;
 pub mod crash_dump;
+pub mod detach_volume;
 pub mod disk_copy;
 pub mod domain;
 pub mod engine;
@@ -56,10 +60,12 @@ pub mod power_on;
 pub mod quiesce;
 pub mod reboot;
 pub mod rebuild;
+pub mod release;
 pub mod report;
 pub mod reschedule;
 pub mod rescue;
 mod rescue_domain;
+pub mod reserve_device;
 pub mod resume;
 pub mod seal;
 pub mod serial_ports;
@@ -79,6 +85,9 @@ pub mod unquiesce;
 pub mod unrescue;
 pub mod unshelve;
 pub mod vendor_data;
+pub mod volume_connections;
+pub mod volume_disk;
+mod volume_exception;
 mod was_on;
 
 #[cfg(test)]
@@ -92,6 +101,8 @@ pub(crate) mod shelf_tests;
 #[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]
+mod volume_tests;
+#[cfg(test)]
 pub(crate) mod world;
 
 /// What steps act on.
@@ -102,7 +113,9 @@ pub struct Backends {
     /// Where snapshots are made, and where they are kept.
     pub snapshots: Arc<dyn Snapshots>,
     pub sink: Arc<dyn ImageSink>,
-    pub volumes: Arc<dyn VolumeSnapshots>,
+    /// Who has the volumes, and this host's way to them.
+    pub volumes: Arc<dyn Volumes>,
+    pub host_volumes: Arc<dyn HostVolumes>,
     pub network: Arc<dyn Network>,
     pub records: Arc<dyn Records>,
     pub claims: Arc<dyn Claims>,
@@ -150,6 +163,14 @@ impl Settings {
             rescue: RescueSettings::default(),
             offload_at_once: false,
             audit_period: AuditPeriod::parse("month").unwrap(),
+            volumes: VolumeSettings {
+                default_aio_mode: false,
+                rbd_user: None,
+                rbd_secret_uuid: None,
+                detach: (8, Duration::from_secs(20)),
+                creation: (60, Duration::from_secs(3)),
+                cross_az_attach: true,
+            },
             serial_ports: None,
             console: ConsoleSettings {
                 vnc_enabled: true,
@@ -202,6 +223,7 @@ pub struct Settings {
     pub offload_at_once: bool,
     /// `[DEFAULT] instance_usage_audit_period`
     pub audit_period: AuditPeriod,
+    pub volumes: VolumeSettings,
     /// `None`: serial consoles are pseudo-terminals.
     pub serial_ports: Option<Arc<SerialPorts>>,
     pub console: ConsoleSettings,
@@ -227,6 +249,22 @@ pub struct SnapshotSettings {
     pub live: bool,
     /// How long such a copy may take.
     pub copy_timeout: Duration,
+}
+
+/// How guests are given volumes.
+#[derive(Debug, Clone)]
+pub struct VolumeSettings {
+    /// `[libvirt] use_default_aio_mode_for_volumes`
+    pub default_aio_mode: bool,
+    /// `[libvirt] rbd_user` and `rbd_secret_uuid`: for connections that name none.
+    pub rbd_user: Option<String>,
+    pub rbd_secret_uuid: Option<String>,
+    /// `[libvirt] device_detach_attempts`, and how long each waits for the guest.
+    pub detach: (u32, Duration),
+    /// How often a volume that is being made is looked at again, and how long after.
+    pub creation: (u32, Duration),
+    /// `[cinder] cross_az_attach`
+    pub cross_az_attach: bool,
 }
 
 /// Which consoles there are, and where their proxies find them.
@@ -257,6 +295,8 @@ pub enum StepError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     #[error(transparent)]
     Records(#[from] RecordsError),
     #[error(transparent)]
@@ -346,6 +386,7 @@ impl StepError {
             Self::Hypervisor(e) => e.class(),
             Self::Image(e) => e.class(),
             Self::Network(e) => e.class(),
+            Self::Volume(e) => e.class(),
             Self::Records(e) => e.class(),
             Self::Claim(e) => e.class(),
             Self::Scheduling(_) => Class::Transient,

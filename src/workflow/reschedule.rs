@@ -89,6 +89,9 @@ pub enum Retry {
 /// nova's decision. nova: compute/manager.py, `_build_and_run_instance`
 pub fn retry(fault: &Fault, step: &str) -> Retry {
     let never = |reason: &str| Retry::Never { reason: reason.to_owned() };
+    if step == "PrepareVolumes" {
+        return never(&fault.message);
+    }
     match &*fault.class {
         "NoMoreFixedIps" => never(&format!(
             "Failed to allocate the network(s) with error {}, not rescheduling.",

@@ -2,7 +2,7 @@
 //! nova: virt/libvirt/driver.py, `rescue`; virt/libvirt/blockinfo.py
 
 use super::StepError;
-use super::block_devices::{check_local, guest_disks, unmapped};
+use super::block_devices::{check_supported, guest_disks, unmapped};
 use super::domain::{GuestDisks, complete, diskless, properties};
 use super::engine::Stage;
 use super::interfaces::vifs;
@@ -45,11 +45,11 @@ pub async fn definition(
     let vifs = vifs(instance)?;
     let is_stable = is_stable(rescue.image);
     let mut input = if is_stable {
-        if let Some(name) = own.lacks(instance) {
+        let devices = on.records.block_devices(stage.context, uuid).await?.into_items();
+        if let Some(name) = own.lacks(instance, &devices) {
             return Err(no_disk(name));
         }
-        let devices = on.records.block_devices(stage.context, uuid).await?.into_items();
-        check_local(&devices)?;
+        check_supported(&devices)?;
         let mut disks = guest_disks(instance, &devices, &own, settings)?;
         disks.push(unmapped(DiskRole::Rescue, rescue.disk, settings));
         let image = ImageMeta::from_instance(instance)?;

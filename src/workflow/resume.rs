@@ -9,6 +9,7 @@ use super::info_cache;
 use super::instance::{Subject, await_no_job, await_running, expecting, is_active};
 use super::interfaces::plug_vifs;
 use super::suspend::OLD_VM_STATE;
+use super::volume_connections::connect_all;
 use crate::hypervisor::{HypervisorError, StartOptions};
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Refresh;
@@ -68,6 +69,9 @@ impl Workflow for Resume {
             }
             Step::PlugVifs => plug_vifs(&self.subject.instance, on).await,
             Step::StartDomain => {
+                // The host may have been off meanwhile.
+                let mut devices = on.records.block_devices(stage.context, uuid).await?.into_items();
+                connect_all(on, stage.context, uuid, &mut devices).await?;
                 on.hypervisor.start(uuid, StartOptions::default()).await?;
                 if !is_active(on.hypervisor.domain(uuid).await?.as_ref()) {
                     await_running(stage, uuid).await?;

@@ -15,7 +15,7 @@ use super::spawn::Build;
 use super::unrescue::Unrescue;
 use super::unshelve::Unshelve;
 use super::world::{HasSubject, MemoryJournal, UUID, World, spawn_image, subject};
-use crate::hypervisor::spec::DomainSpec;
+use crate::hypervisor::spec::{DiskSpec, DomainSpec};
 use crate::images::fake::ImageCall;
 use crate::images::sink::TargetImage;
 use crate::model::class::Class;
@@ -136,8 +136,10 @@ fn definition(world: &World) -> DomainSpec {
 /// (target, file name, boot order) of the domain's disks.
 fn disks(world: &World) -> Vec<(String, String, Option<u32>)> {
     let disks = definition(world).disks.into_iter();
-    let name = |path: &std::path::Path| path.file_name().unwrap().to_str().unwrap().to_owned();
-    disks.map(|disk| (disk.target.clone(), name(&disk.path), disk.boot_order)).collect()
+    let name = |disk: &DiskSpec| {
+        disk.source.path().unwrap().file_name().unwrap().to_str().unwrap().to_owned()
+    };
+    disks.map(|disk| (disk.target.clone(), name(&disk), disk.boot_order)).collect()
 }
 
 fn state(world: &World) -> (Option<VmState>, Option<TaskState>) {

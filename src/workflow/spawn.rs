@@ -17,7 +17,7 @@ use super::part::Part;
 use super::plug_events::{self, Awaited};
 use super::reschedule::BuildArguments;
 use super::spawn_failure::NETWORK_ALLOCATED;
-use super::{Settings, block_devices, config_drive, domain};
+use super::{Settings, block_devices, build_volumes, config_drive, domain, volume_connections};
 use super::{StepError, StepResult};
 use crate::hypervisor::spec::DomainSpec;
 use crate::images::cache::check_fits;
@@ -68,6 +68,7 @@ pub enum Step {
     CheckAbsent,
     Claim,
     MapBlockDevices,
+    PrepareVolumes,
     AllocateNetwork,
     FetchImage,
     CreateDirectory,
@@ -75,6 +76,7 @@ pub enum Step {
     CreateBlankDisks,
     CreateBootFiles,
     CreateConfigDrive,
+    ConnectVolumes,
     PlugVifs,
     DefineDomain,
     StartDomain,
@@ -97,6 +99,13 @@ impl Spawn {
     #[cfg(test)]
     pub fn hand_back(&mut self, arguments: BuildArguments) {
         self.build.arguments = arguments;
+    }
+
+    /// The build asks for these disks instead.
+    #[cfg(test)]
+    pub fn ask_for(&mut self, devices: Vec<BlockDeviceMapping>) {
+        self.subject = self.subject.clone().with_disks(&devices);
+        self.build.block_devices = devices;
     }
 
     /// Shows the user how far the build is.
@@ -128,11 +137,12 @@ impl Spawn {
         let wants_drive = config_drive::is_wanted(instance, image, settings);
         let wanted = block_devices::wanted(instance, &self.build.block_devices)?;
         let disks = GuestDisks {
-            root: Some(disk("disk", "qcow2")),
+            root: (!self.boots_from_volume()).then(|| disk("disk", "qcow2")),
             blank: wanted.iter().map(|wanted| disk(&wanted.file, "qcow2")).collect(),
             config_drive: wants_drive.then(|| disk("disk.config", "raw")),
             kernel: self.build.kernel.as_ref().map(|_| directory.join("kernel")),
             ramdisk: self.build.ramdisk.as_ref().map(|_| directory.join("ramdisk")),
+            volumes: Default::default(),
         };
         let log = directory.join("console.log");
         let devices = &self.build.block_devices;
@@ -147,7 +157,14 @@ impl Spawn {
     /// What isn't built is refused before anything is made, and never left out.
     fn check_supported(&self) -> StepResult {
         block_devices::check(&self.subject.instance, &self.build.block_devices)?;
-        self.image().map(drop)
+        match self.boots_from_volume() {
+            true => Ok(()),
+            false => self.image().map(drop),
+        }
+    }
+
+    fn boots_from_volume(&self) -> bool {
+        block_devices::boots_from_volume(&self.build.block_devices)
     }
 
     fn image(&self) -> Result<&ImageRequest, StepError> {
@@ -191,6 +208,7 @@ impl Workflow for Spawn {
         Step::CheckAbsent,
         Step::Claim,
         Step::MapBlockDevices,
+        Step::PrepareVolumes,
         Step::AllocateNetwork,
         Step::FetchImage,
         Step::CreateDirectory,
@@ -198,13 +216,14 @@ impl Workflow for Spawn {
         Step::CreateBlankDisks,
         Step::CreateBootFiles,
         Step::CreateConfigDrive,
+        Step::ConnectVolumes,
         Step::PlugVifs,
         Step::DefineDomain,
         Step::StartDomain,
         Step::Activate,
     ];
     /// The guest runs and may be in use: only the record is left to write.
-    const COMMITTED_FROM: usize = 14;
+    const COMMITTED_FROM: usize = 16;
 
     async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
@@ -266,6 +285,12 @@ impl Workflow for Spawn {
                 }
                 self.enter(TaskState::BlockDeviceMapping, stage).await
             }
+            Step::PrepareVolumes => {
+                let (instance, devices) = (&self.subject.instance, &mut self.build.block_devices);
+                build_volumes::prepare(stage, instance, devices).await
+            }
+            // The root disk is a volume.
+            Step::FetchImage | Step::CreateDisk if self.boots_from_volume() => Ok(()),
             Step::FetchImage => {
                 let fetch = on.images.cache(stage.context, self.image()?, &report);
                 let base = stage.unless_given_up(fetch).await?;
@@ -327,6 +352,12 @@ impl Workflow for Spawn {
                 }
                 Ok(())
             }
+            Step::ConnectVolumes => {
+                let devices = &mut self.build.block_devices;
+                self.disks.volumes =
+                    volume_connections::connect_all(on, stage.context, uuid, devices).await?;
+                Ok(())
+            }
             Step::PlugVifs => {
                 Awaited::of_new(&self.vifs, on).expect(uuid, on);
                 plug_vifs(&self.subject.instance, on).await
@@ -375,6 +406,11 @@ impl Workflow for Spawn {
             Step::Claim => self.give_claim_back(stage).await,
             Step::AllocateNetwork => self.give_network_back(stage).await,
             Step::FetchImage => self.count_cleanups(stage).await,
+            Step::PrepareVolumes => build_volumes::close(stage, &self.build.block_devices).await,
+            Step::ConnectVolumes => {
+                let devices = &self.build.block_devices;
+                volume_connections::disconnect_all(on, uuid, devices).await
+            }
             Step::CreateDirectory => Ok(on.images.remove_directory(uuid).await?),
             // They lie in the directory, which goes next.
             Step::CreateDisk

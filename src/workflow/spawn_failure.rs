@@ -5,6 +5,7 @@
 use tracing::warn;
 
 use super::StepResult;
+use super::build_volumes;
 use super::engine::{Stage, Workflow};
 use super::instance::{note_cleaned, unless_deleting};
 use super::interfaces::place_vifs;
@@ -158,6 +159,8 @@ impl Spawn {
                 (aborted, message)
             }
         };
+        build_volumes::close(stage, &self.build.block_devices).await?;
+        build_volumes::delete(stage, &self.build.block_devices).await;
         stage.on.claims.release_allocation(stage.context, &self.subject.instance).await?;
         self.subject.record_fault(&raised, &message, stage).await?;
         let instance = &mut self.subject.instance;

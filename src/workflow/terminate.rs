@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::StepResult;
+use super::build_volumes;
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, cut_power, note_cleaned, now};
 use super::interfaces::{place_vifs, unplug_vifs};
+use super::volume_connections;
 use crate::model::class::Class;
+use crate::model::object::BlockDeviceMapping;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::notify::{Action, Phase};
 use crate::records::Expected;
@@ -20,6 +23,12 @@ use crate::telemetry::Chain;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Terminate {
     pub subject: Subject,
+    /// Its disks, as they were on record when it began; `None`: not read yet.
+    #[serde(default)]
+    devices: Option<Vec<BlockDeviceMapping>>,
+    /// Whether it is on record that nothing of it is left on the disk.
+    #[serde(default)]
+    is_noted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +37,11 @@ pub enum Step {
     CutPower,
     UndefineDomain,
     UnplugVifs,
+    DisconnectVolumes,
     RemoveDirectory,
     DeallocateNetwork,
+    CloseVolumes,
+    DeleteVolumes,
     RecordDeleted,
 }
 
@@ -41,8 +53,11 @@ impl Workflow for Terminate {
         Step::CutPower,
         Step::UndefineDomain,
         Step::UnplugVifs,
+        Step::DisconnectVolumes,
         Step::RemoveDirectory,
         Step::DeallocateNetwork,
+        Step::CloseVolumes,
+        Step::DeleteVolumes,
         Step::RecordDeleted,
     ];
     const COMMITTED_FROM: usize = 0;
@@ -52,6 +67,7 @@ impl Workflow for Terminate {
         match step {
             Step::Begin => {
                 self.subject.begin(stage).await?;
+                self.load_devices(stage).await?;
                 let instance = &mut self.subject.instance;
                 // nova-api has set it, unless the agent itself decided on the delete.
                 if instance.task_state.value() != Some(&TaskState::Deleting) {
@@ -69,16 +85,27 @@ impl Workflow for Terminate {
                 Ok(())
             }
             Step::UnplugVifs => unplug_vifs(&self.subject.instance, on).await,
+            Step::DisconnectVolumes => {
+                volume_connections::disconnect_all(on, uuid, self.devices()).await
+            }
             Step::RemoveDirectory => {
                 on.images.remove_directory(uuid).await?;
                 Ok(())
             }
             Step::DeallocateNetwork => {
-                if !self.subject.has_told(Action::Shutdown, Phase::End) {
+                if !self.is_noted {
                     self.save_cleaned(stage).await?;
+                    self.is_noted = true;
                 }
-                self.deallocate_network(stage).await?;
+                self.deallocate_network(stage).await
+            }
+            Step::CloseVolumes => {
+                build_volumes::close(stage, self.devices()).await?;
                 self.subject.tell(Action::Shutdown, Phase::End, stage);
+                Ok(())
+            }
+            Step::DeleteVolumes => {
+                build_volumes::delete(stage, self.devices()).await;
                 Ok(())
             }
             Step::RecordDeleted => {
@@ -123,13 +150,29 @@ impl Workflow for Terminate {
 
 impl Terminate {
     pub fn new(subject: Subject) -> Self {
-        Self { subject }
+        Self { subject, devices: None, is_noted: false }
+    }
+
+    fn devices(&self) -> &[BlockDeviceMapping] {
+        self.devices.as_deref().unwrap_or_default()
+    }
+
+    /// The message's disks are as old as the message: the record's are what there is.
+    async fn load_devices(&mut self, stage: &Stage<'_>) -> StepResult {
+        if self.devices.is_none() {
+            let (records, uuid) = (&stage.on.records, self.subject.uuid()?);
+            let devices = records.block_devices(stage.context, uuid).await?;
+            self.devices = Some(devices.into_items());
+        }
+        Ok(())
     }
 
     /// Takes away everything of the instance but its record, and tells nobody: for one that is deleted
     /// on record already. nova: compute/manager.py, `_shutdown_instance` with `notify=False`
     pub async fn clear_host(&mut self, stage: &Stage<'_>) -> StepResult {
-        for step in [Step::CutPower, Step::UndefineDomain, Step::UnplugVifs] {
+        self.load_devices(stage).await?;
+        let domain = [Step::CutPower, Step::UndefineDomain, Step::UnplugVifs];
+        for step in domain.into_iter().chain([Step::DisconnectVolumes]) {
             self.apply(step, stage).await?;
         }
         if self.subject.instance.vifs().unwrap_or_default().is_empty() {
@@ -141,7 +184,8 @@ impl Terminate {
             }
         }
         stage.on.images.remove_directory(self.subject.uuid()?).await?;
-        self.deallocate_network(stage).await
+        self.deallocate_network(stage).await?;
+        build_volumes::close(stage, self.devices()).await
     }
 
     /// Saves that nothing of it is left on the disk. nova: `_run_pending_deletes` looks for others.

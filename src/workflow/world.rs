@@ -40,6 +40,7 @@ use crate::records::fake::FakeRecords;
 use crate::records::history::History;
 use crate::records::{Expected, Records};
 use crate::volumes::fake::FakeVolumes;
+use crate::volumes::host::fake::FakeConnectors;
 
 /// The one instance of these tests.
 pub const UUID: Uuid = Uuid::from_u128(0x24ef_2f14_daa6_42b1_b7fa_7136_169b_5f1c);
@@ -51,6 +52,7 @@ pub struct World {
     pub snapshots: Arc<FakeSnapshots>,
     pub sink: Arc<FakeSink>,
     pub volumes: Arc<FakeVolumes>,
+    pub connectors: Arc<FakeConnectors>,
     pub network: Arc<FakeNetwork>,
     pub records: Arc<FakeRecords>,
     pub notifier: Arc<Recorder>,
@@ -67,6 +69,7 @@ impl World {
             snapshots: Arc::default(),
             sink: Arc::default(),
             volumes: Arc::default(),
+            connectors: Arc::default(),
             network: Arc::new(FakeNetwork::new()),
             records: Arc::new(FakeRecords::new("host1")),
             notifier: Arc::new(Recorder::new("host1", Settings::example().name_template)),
@@ -92,6 +95,7 @@ impl World {
             snapshots: self.snapshots.clone(),
             sink: self.sink.clone(),
             volumes: self.volumes.clone(),
+            host_volumes: self.connectors.clone(),
             network: self.network.clone(),
             records: self.records.clone(),
             claims: self.node.clone(),
@@ -138,7 +142,7 @@ impl World {
             ])
         });
         let definition = self.hypervisor.get(UUID).map(|domain| {
-            let paths = domain.spec.disks.into_iter().map(|disk| disk.path);
+            let paths = domain.spec.disks.into_iter().map(|disk| disk.source);
             (paths.collect::<Vec<_>>(), domain.spec.os.direct_kernel)
         });
         json!({
@@ -155,9 +159,24 @@ impl World {
             "copies": self.hypervisor.copies().len(),
             "frozen": self.hypervisor.is_frozen(UUID),
             "snapshots": self.snapshots.directories(),
+            "attachments": self.volumes.attachments(),
+            "volumes": self.volumes.all().into_iter().map(|(id, v)| (id, v.status)).collect::<Vec<_>>(),
+            "connected": self.connectors.connected(),
+            "guest_volumes": self.hypervisor.volumes(UUID),
+            "devices": self.devices().await,
             "kept": self.sink.images().keys().collect::<Vec<_>>(),
             "record": record,
         })
+    }
+
+    /// (name, volume, whether it says how it is reached) of the disks on record.
+    async fn devices(&self) -> Value {
+        let devices = self.records.block_devices(&RequestContext::admin(), UUID).await.unwrap();
+        let device = |device: &BlockDeviceMapping| {
+            let info = device.connection_info.value().is_some();
+            json!([device.device_name.text(), device.volume_id.text(), info])
+        };
+        devices.items().iter().map(device).collect()
     }
 
     /// What a failed build has left behind, the record aside.
@@ -170,6 +189,8 @@ impl World {
             ("plugged", json!(0)),
             ("claimed", json!(0)),
             ("known", json!(0)),
+            ("attachments", json!([])),
+            ("connected", json!([])),
         ];
         let left = empty.iter().filter(|(key, nothing)| state[key] != *nothing);
         left.map(|(key, _)| format!("{key}: {}", state[key])).collect()

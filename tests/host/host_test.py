@@ -501,6 +501,7 @@ import consoles  # noqa: E402,F401
 import disks  # noqa: E402,F401
 import rescue  # noqa: E402,F401
 import snapshots  # noqa: E402,F401
+import volumes  # noqa: E402,F401
 
 class TooSlow(Exception):
     pass

@@ -33,6 +33,8 @@ pub(super) struct Disks {
 struct Copy {
     file: PathBuf,
     begun: Instant,
+    /// What takes the disk's place when it is ready.
+    takes_over: Option<DiskSpec>,
 }
 
 impl FakeHypervisor {
@@ -116,10 +118,40 @@ impl World {
             Some(_) => Err(wrong_state("start block copy", "the disk has a job")),
             None => {
                 let begun = Instant::now();
-                self.disks.copies.insert(key, Copy { file: copy.file.clone(), begun });
+                self.disks
+                    .copies
+                    .insert(key, Copy { file: copy.file.clone(), begun, takes_over: None });
                 Ok(())
             }
         }
+    }
+
+    pub(super) fn start_swap(&mut self, uuid: Uuid, to: &DiskSpec) -> Result<(), HypervisorError> {
+        let copy = BlockCopy {
+            target: to.target.clone(),
+            file: to.source.path().map(std::path::Path::to_path_buf).unwrap_or_default(),
+            format: to.format.clone(),
+            shallow: false,
+        };
+        self.start_copy(uuid, &copy)?;
+        if let Some(copy) = self.disks.copies.get_mut(&(uuid, copy.target)) {
+            copy.takes_over = Some(to.clone());
+        }
+        Ok(())
+    }
+
+    pub(super) fn pivot(&mut self, uuid: Uuid, target: &str) -> Result<(), HypervisorError> {
+        let ready = self.disks.job(uuid, target).is_some_and(|job| job.ready);
+        let copy = self.disks.copies.remove(&(uuid, target.to_owned())).filter(|_| ready);
+        let Some(Copy { takes_over: Some(to), .. }) = copy else {
+            return Err(wrong_state("pivot block job", "there is no copy to go on with"));
+        };
+        let domain = self.ours(uuid)?;
+        let specs = std::iter::once(&mut domain.spec).chain(&mut domain.next_spec);
+        for disk in specs.flat_map(|spec| &mut spec.disks).filter(|disk| disk.target == target) {
+            *disk = to.clone();
+        }
+        Ok(())
     }
 
     pub(super) fn ask_agent(
@@ -144,8 +176,11 @@ pub(super) fn of_spec(spec: &DomainSpec) -> Vec<DomainDisk> {
     let disk = |disk: &DiskSpec| DomainDisk {
         target: disk.target.clone(),
         device: disk.device.clone(),
-        source: Some(disk.path.clone()),
+        source: disk.source.path().map(std::path::Path::to_path_buf),
         format: Some(disk.format.clone()),
+        bus: Some(disk.bus.clone()),
+        serial: disk.serial.clone(),
+        alias: disk.alias.clone(),
     };
     spec.disks.iter().map(disk).collect()
 }

@@ -4,7 +4,7 @@
 //! nova: virt/libvirt/driver.py, `REGISTER_IMAGE_PROPERTY_DEFAULTS`
 
 use super::asked::Asked;
-use super::{GuestError, GuestInput, devices, disks, interfaces, machine_type};
+use super::{GuestDisk, GuestError, GuestInput, devices, disks, interfaces, machine_type};
 use crate::hypervisor::spec::DiskSpec;
 
 /// Image properties and their values; `None` where the guest has no such device.
@@ -40,4 +40,16 @@ pub fn image_defaults(input: &GuestInput) -> Result<Defaults, GuestError> {
 pub fn placed_disks(input: &GuestInput) -> Result<Vec<DiskSpec>, GuestError> {
     let asked = Asked::new(&input.flavor.extra_specs, &input.image.properties);
     disks::disks(input, &asked, &machine_type(input, &asked)?)
+}
+
+/// Where the guest will see a disk that comes to it: (`disk`, `cdrom`, …; bus; `vdb`).
+///
+/// # Errors
+/// `Invalid` when there is no place for it.
+pub fn place_of(
+    input: &GuestInput,
+    disk: &GuestDisk,
+) -> Result<(String, String, String), GuestError> {
+    let asked = Asked::new(&input.flavor.extra_specs, &input.image.properties);
+    disks::next_place(input, &asked, machine_type(input, &asked)?.as_deref(), disk)
 }

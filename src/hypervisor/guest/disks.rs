@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::asked::Asked;
 use super::{GuestError, GuestInput};
-use crate::hypervisor::spec::DiskSpec;
+use crate::hypervisor::spec::{DiskSource, DiskSpec};
 
-/// A disk, in the order nova names them: root, local, ephemeral ones, swap, config drive. What its
-/// block device mapping says is only there when it says something.
+/// A disk, in the order of nova's devices: root, local, ephemeral ones, swap, config drive, volumes. What
+/// its block device mapping says is only there when it says something.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GuestDisk {
     pub role: DiskRole,
@@ -26,6 +26,19 @@ pub struct GuestDisk {
     pub bus: Option<String>,
     /// `disk`, `cdrom`, … as the block device mapping has it.
     pub device_type: Option<String>,
+    /// 0: the guest boots from it first.
+    #[serde(default)]
+    pub boot_index: Option<i64>,
+    /// Of a volume: all but its place in the guest. Path and format above say nothing then.
+    #[serde(default)]
+    pub volume: Option<Box<DiskSpec>>,
+}
+
+impl GuestDisk {
+    /// Whether the guest's root file system is on it.
+    fn is_root(&self) -> bool {
+        self.role == DiskRole::Root || (self.role == DiskRole::Volume && self.boot_index == Some(0))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +55,7 @@ pub enum DiskRole {
     Rescue,
     /// The root disk while another one is in its place.
     Rescued,
+    Volume,
 }
 
 const BUSES: [&str; 6] = ["virtio", "scsi", "ide", "usb", "fdc", "sata"];
@@ -61,39 +75,99 @@ pub fn disks(
     machine: &Option<String>,
 ) -> Result<Vec<DiskSpec>, GuestError> {
     let options = &input.options;
-    let default_cache = if options.direct_io { "none" } else { "writeback" };
-    let cache = options
-        .disk_cachemodes
-        .iter()
-        .find_map(|mode| mode.strip_prefix("file="))
-        .unwrap_or(default_cache);
     let iotune = iotune(asked)?;
+    let boots_from_volume =
+        input.disks.iter().any(|disk| disk.role == DiskRole::Volume && disk.is_root());
     let virtio_scsi = asked.property("hw_scsi_model") == Some("virtio-scsi");
-    let mut scsi_units = 0..;
+    // The volume that the guest boots from is unit 0.
     let stable = input.rescue.as_ref().is_some_and(|rescue| rescue.is_stable);
-    let mut places = Places::new(input, asked, machine.as_deref())?;
+    let mut scsi_units = u32::from(boots_from_volume)..;
     let mut disks: Vec<DiskSpec> = Vec::new();
-    for disk in &input.disks {
-        let Place { device, bus, target } = places.next(disk)?;
-        // Native AIO needs O_DIRECT, which only these cache modes use.
-        let threads =
-            disk.io.as_deref() == Some("native") && !matches!(cache, "none" | "directsync");
-        disks.push(DiskSpec {
-            path: disk.path.clone(),
-            device,
-            format: disk.format.clone(),
-            cache: cache.into(),
-            io: if threads { Some("threads".into()) } else { disk.io.clone() },
-            discard: options.hw_disk_discard.clone(),
-            target,
-            serial: None,
-            iotune: iotune.clone(),
-            scsi_unit: (virtio_scsi && bus == "scsi").then(|| scsi_units.next()).flatten(),
-            boot_order: (stable && disk.role == DiskRole::Rescue).then_some(1),
-            bus,
-        });
+    for (disk, place) in input.disks.iter().zip(places(input, asked, machine.as_deref())?) {
+        let Place { device, bus, target } = place;
+        let mut spec = match &disk.volume {
+            Some(volume) => DiskSpec { device, target, ..volume.as_ref().clone() },
+            None => DiskSpec {
+                source: DiskSource::File(disk.path.clone()),
+                device,
+                format: disk.format.clone(),
+                cache: if options.direct_io { "none" } else { "writeback" }.into(),
+                io: disk.io.clone(),
+                discard: options.hw_disk_discard.clone(),
+                target,
+                iotune: iotune.clone(),
+                ..DiskSpec::default()
+            },
+        };
+        set_cache(&mut spec, &options.disk_cachemodes);
+        spec.scsi_unit = match virtio_scsi && bus == "scsi" {
+            true if disk.role == DiskRole::Volume && disk.is_root() => Some(0),
+            true => scsi_units.next(),
+            false => None,
+        };
+        if stable && disk.role == DiskRole::Rescue {
+            spec.boot_order = Some(1);
+        }
+        spec.bus = bus;
+        disks.push(spec);
     }
     Ok(disks)
+}
+
+/// nova: virt/libvirt/driver.py, `_set_cache_mode`
+pub fn set_cache(disk: &mut DiskSpec, modes: &[String]) {
+    if disk.shareable {
+        "none".clone_into(&mut disk.cache);
+    } else {
+        let of_kind = |mode: &&String| {
+            mode.split_once('=').is_some_and(|(kind, _)| kind == disk.source.kind())
+        };
+        if let Some((_, mode)) = modes.iter().find(of_kind).and_then(|mode| mode.split_once('=')) {
+            mode.clone_into(&mut disk.cache);
+        }
+    }
+    // Native AIO needs O_DIRECT, which only these cache modes use.
+    if disk.io.as_deref() == Some("native") && !matches!(&*disk.cache, "none" | "directsync") {
+        disk.io = Some("threads".to_owned());
+    }
+}
+
+/// The places of all disks, in their order. They are given out in nova's: a volume to boot from comes
+/// first, and the config drive last.
+fn places(
+    input: &GuestInput,
+    asked: &Asked<'_>,
+    machine: Option<&str>,
+) -> Result<Vec<Place>, GuestError> {
+    let mut order: Vec<usize> = (0..input.disks.len()).collect();
+    order.sort_by_key(|at| match &input.disks[*at] {
+        disk if disk.is_root() => 0,
+        disk if disk.role == DiskRole::ConfigDrive => 2,
+        _ => 1,
+    });
+    let mut places = Places::new(input, asked, machine)?;
+    let mut given: Vec<(usize, Place)> = Vec::new();
+    for at in order {
+        given.push((at, places.next(&input.disks[at])?));
+    }
+    given.sort_by_key(|(at, _)| *at);
+    Ok(given.into_iter().map(|(_, place)| place).collect())
+}
+
+/// Where a disk goes that comes to a guest with the disks of `input`.
+/// nova: virt/libvirt/driver.py, `get_device_name_for_instance`
+pub fn next_place(
+    input: &GuestInput,
+    asked: &Asked<'_>,
+    machine: Option<&str>,
+    disk: &GuestDisk,
+) -> Result<(String, String, String), GuestError> {
+    let taken: Vec<String> =
+        places(input, asked, machine)?.into_iter().map(|place| place.target).collect();
+    let mut places = Places::new(input, asked, machine)?;
+    places.taken = taken;
+    let Place { device, bus, target } = places.next(disk)?;
+    Ok((device, bus, target))
 }
 
 /// Where the guest sees a disk.
@@ -134,6 +208,8 @@ impl<'a> Places<'a> {
     fn next(&mut self, disk: &GuestDisk) -> Result<Place, GuestError> {
         let place = match disk.role {
             DiskRole::Root => self.root(disk)?,
+            DiskRole::Volume if disk.is_root() => self.root(disk)?,
+            DiskRole::Volume => self.volume(disk)?,
             // The flavor's own: only what is placed already is in its way.
             DiskRole::Local => self.plain("disk", self.disk_bus.clone(), &[])?,
             DiskRole::Ephemeral | DiskRole::Swap => self.mapped(disk)?,
@@ -200,6 +276,18 @@ impl<'a> Places<'a> {
         self.plain(device, bus, &[])
     }
 
+    /// A volume's name tells its bus where its mapping doesn't.
+    fn volume(&self, disk: &GuestDisk) -> Result<Place, GuestError> {
+        let own = disk.device_name.as_deref().map(checked_name).transpose()?;
+        let device = device_type(disk);
+        let bus = match (disk.bus.as_deref().filter(|bus| BUSES.contains(bus)), own) {
+            (Some(bus), _) => bus.to_owned(),
+            (None, Some(name)) => bus_of_name(name)?,
+            (None, None) => bus_for(device, self.input, self.asked, self.machine)?,
+        };
+        self.place(device, bus, own, &self.assigned)
+    }
+
     fn plain(&self, device: &str, bus: String, assigned: &[String]) -> Result<Place, GuestError> {
         self.place(device, bus, None, assigned)
     }
@@ -239,6 +327,25 @@ impl<'a> Places<'a> {
     }
 }
 
+/// Where a disk with a name goes, by its mapping alone: (`disk`, `cdrom`, …; bus; `vdb`).
+/// nova: virt/libvirt/blockinfo.py, `get_info_from_bdm`
+///
+/// # Errors
+/// `Invalid` for a name that isn't one, or tells no bus.
+pub fn named_place(
+    name: &str,
+    bus: Option<&str>,
+    device_type: Option<&str>,
+) -> Result<(String, String, String), GuestError> {
+    let name = checked_name(name)?;
+    let bus = match bus.filter(|bus| BUSES.contains(bus)) {
+        Some(bus) => bus.to_owned(),
+        None => bus_of_name(name)?,
+    };
+    let device = device_type.filter(|device| TYPES.contains(device)).unwrap_or("disk");
+    Ok((device.to_owned(), bus, name.to_owned()))
+}
+
 fn device_type(disk: &GuestDisk) -> &str {
     disk.device_type.as_deref().filter(|device| TYPES.contains(device)).unwrap_or("disk")
 }
@@ -272,21 +379,38 @@ fn bus_of_name(name: &str) -> Result<String, GuestError> {
 
 /// The root disk among the disks made of `input`, or the one in its place.
 pub fn root<'a>(disks: &'a [DiskSpec], input: &[GuestDisk]) -> Option<&'a DiskSpec> {
-    let of = |role| input.iter().position(|disk| disk.role == role);
-    let index = of(DiskRole::Root).or_else(|| of(DiskRole::Rescue))?;
-    disks.get(index)
+    let of_rescue = || input.iter().position(|disk| disk.role == DiskRole::Rescue);
+    disks.get(input.iter().position(GuestDisk::is_root).or_else(of_rescue)?)
 }
 
-/// What the firmware boots from: the kind of the root disk.
+/// What the firmware boots from: the kinds of the disks to boot from, in nova's order, which is that of
+/// the indices as text.
 ///
 /// nova: virt/libvirt/blockinfo.py, `get_boot_order`
 pub fn boot_devices(disks: &[DiskSpec], input: &[GuestDisk]) -> Vec<String> {
-    let device = root(disks, input).map(|disk| match disk.device.as_str() {
-        "cdrom" => "cdrom",
-        "floppy" => "fd",
-        _ => "hd",
-    });
-    device.map(str::to_owned).into_iter().collect()
+    let index = |disk: &GuestDisk| match disk.role {
+        DiskRole::Root => Some(0),
+        DiskRole::Volume => disk.boot_index.filter(|index| *index >= 0),
+        _ => None,
+    };
+    let mut bootable: Vec<(String, &DiskSpec)> = disks
+        .iter()
+        .zip(input)
+        .filter_map(|(spec, disk)| Some((index(disk)?.saturating_add(1).to_string(), spec)))
+        .collect();
+    bootable.sort_by(|one, other| one.0.cmp(&other.0));
+    let mut kinds = Vec::new();
+    for (_, disk) in bootable {
+        let kind = match disk.device.as_str() {
+            "cdrom" => "cdrom",
+            "floppy" => "fd",
+            _ => "hd",
+        };
+        if !kinds.iter().any(|other| other == kind) {
+            kinds.push(kind.to_owned());
+        }
+    }
+    kinds
 }
 
 /// nova: virt/libvirt/blockinfo.py, `get_disk_bus_for_device_type`

@@ -25,9 +25,9 @@ mod firmware;
 mod interfaces;
 mod refused;
 
-pub use defaults::{Defaults, image_defaults, placed_disks};
+pub use defaults::{Defaults, image_defaults, place_of, placed_disks};
 pub use devices::serial_port_count;
-pub use disks::{DiskRole, GuestDisk};
+pub use disks::{DiskRole, GuestDisk, named_place, set_cache};
 pub use interfaces::{GuestVif, tap_has_queues};
 
 /// All that a domain is made of.

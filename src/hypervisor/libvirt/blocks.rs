@@ -13,7 +13,8 @@ use virt_sys as sys;
 use super::Libvirt;
 use super::domains::{find, found, ours};
 use super::errors::Fault;
-use super::xml::{self, read::DiskFacts};
+use super::xml;
+use super::xml::read::{DiskFacts, DomainFacts};
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::block::{BlockCopy, BlockJob, DomainDisk};
 use crate::model::class::Class;
@@ -111,7 +112,11 @@ impl Libvirt {
 }
 
 /// The job on the disk `name`, as libvirt and the running definition have it.
-fn look(domain: &Domain, target: &CString, name: &str) -> Result<Option<BlockJob>, Fault> {
+pub(super) fn look(
+    domain: &Domain,
+    target: &CString,
+    name: &str,
+) -> Result<Option<BlockJob>, Fault> {
     let mut info = MaybeUninit::<sys::virDomainBlockJobInfo>::zeroed();
     // SAFETY: the domain and the string are valid, and there is a place for the answer.
     let found = unsafe {
@@ -145,31 +150,39 @@ fn look(domain: &Domain, target: &CString, name: &str) -> Result<Option<BlockJob
 }
 
 fn disk_facts(domain: &Domain) -> Result<Vec<DiskFacts>, Fault> {
-    let xml = domain.get_xml_desc(0)?;
+    Ok(facts(domain, 0)?.disks)
+}
+
+/// What the domain is made of, by its XML with those flags.
+pub(super) fn facts(domain: &Domain, flags: u32) -> Result<DomainFacts, Fault> {
+    let xml = domain.get_xml_desc(flags)?;
     let facts = xml::read::domain_facts(&xml).map_err(|error| HypervisorError::Garbled {
         operation: "read disks",
         message: error.to_string(),
     })?;
-    Ok(facts.disks)
+    Ok(facts)
 }
 
-fn disk(facts: DiskFacts) -> DomainDisk {
+pub(super) fn disk(facts: DiskFacts) -> DomainDisk {
     DomainDisk {
         target: facts.target,
         device: facts.device,
         source: facts.source.map(PathBuf::from),
         format: facts.format,
+        bus: facts.bus,
+        serial: facts.serial,
+        alias: facts.alias,
     }
 }
 
 /// Text for C.
-fn text(text: &str) -> Result<CString, HypervisorError> {
+pub(super) fn text(text: &str) -> Result<CString, HypervisorError> {
     CString::new(text).map_err(|_| HypervisorError::Garbled {
         operation: "name a disk",
         message: "a NUL in its name".to_owned(),
     })
 }
 
-fn checked(result: i32) -> Result<(), Error> {
+pub(super) fn checked(result: i32) -> Result<(), Error> {
     if result < 0 { Err(Error::last_error()) } else { Ok(()) }
 }

@@ -17,9 +17,11 @@ use super::errors::Fault;
 use super::undefine::{has_managed_save, is_unknown_flag, undefine_wholly};
 use super::xml::{self, NOVA_NAMESPACE, OLD_NOVA_NAMESPACE};
 use super::{Libvirt, state, stats};
-use crate::hypervisor::block::{BlockCopy, BlockJob, BlockJobEvent, DomainDisk};
+use crate::hypervisor::block::{
+    BlockCopy, BlockJob, BlockJobEvent, DeviceEvent, DomainDisk, VolumeDisk,
+};
 use crate::hypervisor::host::{Capabilities, DiskSize, DomainCapabilities, HostCpu, HostState};
-use crate::hypervisor::spec::{DomainSpec, FirmwareFiles};
+use crate::hypervisor::spec::{DiskSpec, DomainSpec, FirmwareFiles};
 use crate::hypervisor::{
     ConsoleEndpoints, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor, HypervisorError,
     InterfaceStats, StartOptions,
@@ -331,6 +333,63 @@ impl Hypervisor for Libvirt {
             }
         })
         .await
+    }
+
+    async fn defined_disks(&self, uuid: Uuid) -> Result<Vec<DomainDisk>, HypervisorError> {
+        self.disks_of_definition(uuid).await
+    }
+
+    async fn attach_disk(&self, uuid: Uuid, disk: &DiskSpec) -> Result<(), HypervisorError> {
+        self.add_disk(uuid, disk).await
+    }
+
+    async fn forget_disk(&self, uuid: Uuid, disk: &VolumeDisk) -> Result<(), HypervisorError> {
+        self.take_disk_from_definition(uuid, disk).await
+    }
+
+    async fn release_disk(
+        &self,
+        uuid: Uuid,
+        disk: &VolumeDisk,
+    ) -> Result<Option<String>, HypervisorError> {
+        self.ask_for_disk(uuid, disk).await
+    }
+
+    async fn resize_disk(
+        &self,
+        uuid: Uuid,
+        target: &str,
+        bytes: u64,
+    ) -> Result<(), HypervisorError> {
+        self.grow_disk(uuid, target, bytes).await
+    }
+
+    async fn start_disk_swap(&self, uuid: Uuid, to: &DiskSpec) -> Result<(), HypervisorError> {
+        self.begin_disk_swap(uuid, to).await
+    }
+
+    async fn pivot_block_job(&self, uuid: Uuid, target: &str) -> Result<(), HypervisorError> {
+        self.pivot(uuid, target).await
+    }
+
+    async fn keep_volume_secret(
+        &self,
+        volume_id: &str,
+        passphrase: &Secret,
+    ) -> Result<Uuid, HypervisorError> {
+        self.keep_secret(volume_id, passphrase).await
+    }
+
+    async fn volume_secret(&self, volume_id: &str) -> Result<Option<Uuid>, HypervisorError> {
+        self.find_secret(volume_id).await
+    }
+
+    async fn forget_volume_secret(&self, volume_id: &str) -> Result<(), HypervisorError> {
+        self.drop_secret(volume_id).await
+    }
+
+    fn device_events(&self) -> broadcast::Receiver<DeviceEvent> {
+        self.sinks.devices.subscribe()
     }
 
     fn block_job_events(&self) -> broadcast::Receiver<BlockJobEvent> {

@@ -1,8 +1,8 @@
-//! libvirt's event loop, and what it tells of domains and of jobs on their disks, on channels. The loop must be registered
+//! libvirt's event loop, and what it tells of domains, of jobs on their disks and of devices that go, on channels. The loop must be registered
 //! before the first connection is opened, or that connection never hears an event nor keeps alive;
 //! it runs for ever on a thread of its own.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 use tokio::sync::broadcast;
@@ -13,7 +13,7 @@ use virt_sys as sys;
 
 use super::state::lifecycle;
 use crate::hypervisor::DomainEvent;
-use crate::hypervisor::block::BlockJobEvent;
+use crate::hypervisor::block::{BlockJobEvent, DeviceEvent};
 
 /// Registers the loop and starts its thread, once in a process.
 pub fn start_loop() -> Result<(), String> {
@@ -48,11 +48,16 @@ pub fn start_loop() -> Result<(), String> {
 pub struct Sinks {
     pub states: broadcast::Sender<DomainEvent>,
     pub block_jobs: broadcast::Sender<BlockJobEvent>,
+    pub devices: broadcast::Sender<DeviceEvent>,
 }
 
 impl Sinks {
     pub fn new(backlog: usize) -> Self {
-        Self { states: broadcast::channel(backlog).0, block_jobs: broadcast::channel(backlog).0 }
+        Self {
+            states: broadcast::channel(backlog).0,
+            block_jobs: broadcast::channel(backlog).0,
+            devices: broadcast::channel(backlog).0,
+        }
     }
 }
 
@@ -80,9 +85,25 @@ impl Registration {
                 sys::virConnectDomainEventGenericCallback,
             >(Some(on_block_job))
         };
+        // SAFETY: as above, with those of `on_device_removed`.
+        let removed = unsafe {
+            std::mem::transmute::<
+                sys::virConnectDomainEventDeviceRemovedCallback,
+                sys::virConnectDomainEventGenericCallback,
+            >(Some(on_device_removed))
+        };
+        // SAFETY: as above, with those of `on_removal_failed`.
+        let not_removed = unsafe {
+            std::mem::transmute::<
+                sys::virConnectDomainEventDeviceRemovalFailedCallback,
+                sys::virConnectDomainEventGenericCallback,
+            >(Some(on_removal_failed))
+        };
         let wanted = [
             (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
             (sys::VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, block_job),
+            (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, removed),
+            (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, not_removed),
         ];
         let ids =
             wanted.map(|(event, callback)| register(connect, event as c_int, callback, sinks));
@@ -178,6 +199,47 @@ unsafe extern "C" fn on_block_job(
     let sinks = unsafe { &*sink.cast::<Sinks>() };
     // As for a lifecycle event.
     sinks.block_jobs.send(BlockJobEvent { instance_uuid }).ok();
+}
+
+unsafe extern "C" fn on_device_removed(
+    _connect: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    alias: *const c_char,
+    sink: *mut c_void,
+) {
+    // SAFETY: the arguments of the event, valid during the callback.
+    unsafe { tell_of_device(domain, alias, true, sink) }
+}
+
+unsafe extern "C" fn on_removal_failed(
+    _connect: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    alias: *const c_char,
+    sink: *mut c_void,
+) {
+    // SAFETY: the arguments of the event, valid during the callback.
+    unsafe { tell_of_device(domain, alias, false, sink) }
+}
+
+/// # Safety
+/// `domain`, `alias` and `sink` must be those of a callback that runs.
+unsafe fn tell_of_device(
+    domain: sys::virDomainPtr,
+    alias: *const c_char,
+    removed: bool,
+    sink: *mut c_void,
+) {
+    // SAFETY: libvirt's domain is valid during the callback.
+    let Some(instance_uuid) = (unsafe { uuid_of(domain) }) else { return };
+    if alias.is_null() {
+        return;
+    }
+    // SAFETY: libvirt's text ends with a NUL, and is valid during the callback.
+    let alias = unsafe { CStr::from_ptr(alias) }.to_string_lossy().into_owned();
+    // SAFETY: the sink given at registration, which lives until `free_sink`.
+    let sinks = unsafe { &*sink.cast::<Sinks>() };
+    // As for a lifecycle event.
+    sinks.devices.send(DeviceEvent { instance_uuid, alias, removed }).ok();
 }
 
 unsafe extern "C" fn free_sink(sink: *mut c_void) {

@@ -31,11 +31,14 @@ mod errors;
 mod events;
 mod guest_agent;
 mod host;
+mod hotplug;
 mod jobs;
 mod observer;
 mod saves;
+mod secrets;
 mod state;
 mod stats;
+mod swaps;
 mod undefine;
 pub mod xml;
 

@@ -47,6 +47,20 @@ impl Conductor {
         Ok(())
     }
 
+    /// Records a disk that is new. A lost answer is looked into by who asks again: nothing of the disk is
+    /// known to conductor before.
+    pub async fn create_block_device(
+        &self,
+        context: &RequestContext,
+        disk: &mut BlockDeviceMapping,
+    ) -> Result<(), ConductorError> {
+        let primitive = without_instance(disk);
+        let (method, kwargs) = ("create", json!({}));
+        self.object_action(context, disk, primitive, method, kwargs, Repeat::Never).await?;
+        disk.reset_changes();
+        Ok(())
+    }
+
     /// Takes a disk off the record; absent is success.
     pub async fn destroy_block_device(
         &self,

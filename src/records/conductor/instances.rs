@@ -317,7 +317,10 @@ impl Records for ConductorRecords {
         context: &RequestContext,
         disk: &mut BlockDeviceMapping,
     ) -> Result<(), RecordsError> {
-        Ok(self.conductor.save_block_device(context, disk).await?)
+        match disk.id.is_set() {
+            true => Ok(self.conductor.save_block_device(context, disk).await?),
+            false => Ok(self.conductor.create_block_device(context, disk).await?),
+        }
     }
 
     async fn destroy_block_device(

@@ -1,7 +1,9 @@
 //! Where a block copy goes, as libvirt wants it described.
 
+use super::disk;
 use super::element::Element;
 use crate::hypervisor::block::BlockCopy;
+use crate::hypervisor::spec::DiskSpec;
 
 /// libvirt: virDomainBlockCopy, `destxml`
 pub fn copy_xml(copy: &BlockCopy) -> String {
@@ -10,6 +12,11 @@ pub fn copy_xml(copy: &BlockCopy) -> String {
         .child(Element::new("source").attr("file", copy.file.display()))
         .child(Element::new("driver").attr("type", &copy.format))
         .to_document()
+}
+
+/// The disk that takes another one's place. libvirt: virDomainBlockCopy, `destxml`
+pub fn swap_xml(to: &DiskSpec, virt_type: &str) -> String {
+    disk::disk(to, virt_type).to_document()
 }
 
 #[cfg(test)]

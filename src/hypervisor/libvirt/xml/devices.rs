@@ -2,8 +2,8 @@
 
 use super::element::Element;
 use crate::hypervisor::spec::{
-    Bandwidth, DiskSpec, DomainSpec, GraphicsSpec, InterfaceSource, InterfaceSpec, Rate, RngSpec,
-    SerialSpec, VideoSpec,
+    Bandwidth, DomainSpec, GraphicsSpec, InterfaceSource, InterfaceSpec, Rate, RngSpec, SerialSpec,
+    VideoSpec,
 };
 
 /// Every device in the order of nova's `_get_guest_config`, which is the order in which libvirt
@@ -11,7 +11,7 @@ use crate::hypervisor::spec::{
 pub fn devices(spec: &DomainSpec) -> Element {
     let mut devices = Element::new("devices");
     for disk in &spec.disks {
-        devices.push(self::disk(disk, &spec.virt_type));
+        devices.push(super::disk::disk(disk, &spec.virt_type));
     }
     if let Some(model) = &spec.scsi_model {
         devices.push(controller("scsi", Some(0), Some(model)));
@@ -63,46 +63,6 @@ pub fn devices(spec: &DomainSpec) -> Element {
     }
     devices
 }
-
-/// nova: virt/libvirt/config.py, `LibvirtConfigGuestDisk`
-fn disk(disk: &DiskSpec, virt_type: &str) -> Element {
-    let emulator = matches!(virt_type, "kvm" | "qemu").then_some("qemu");
-    let mut iotune = Element::new("iotune");
-    for name in IOTUNE_ORDER {
-        if let Some((_, value)) = disk.iotune.iter().find(|(key, _)| key == name) {
-            iotune.push(Element::with_text(name, value));
-        }
-    }
-    Element::new("disk")
-        .attr("type", "file")
-        .attr("device", &disk.device)
-        .child(
-            Element::new("driver")
-                .attr_if("name", emulator)
-                .attr("type", &disk.format)
-                .attr("cache", &disk.cache)
-                .attr_if("discard", disk.discard.as_ref())
-                .attr_if("io", disk.io.as_ref()),
-        )
-        .child(Element::new("source").attr("file", disk.path.to_string_lossy()))
-        .child(Element::new("target").attr("dev", &disk.target).attr("bus", &disk.bus))
-        .child_if(disk.serial.as_ref().map(|serial| Element::with_text("serial", serial)))
-        .child_if(iotune.has_children().then_some(iotune))
-        .child_if(disk.boot_order.map(|order| Element::new("boot").attr("order", order)))
-        .child_if(disk.scsi_unit.map(|unit| {
-            Element::new("address").attr("type", "drive").attr("controller", 0).attr("unit", unit)
-        }))
-}
-
-/// The limits nova's flavors can set, in nova's order.
-const IOTUNE_ORDER: [&str; 6] = [
-    "read_bytes_sec",
-    "read_iops_sec",
-    "write_bytes_sec",
-    "write_iops_sec",
-    "total_bytes_sec",
-    "total_iops_sec",
-];
 
 /// nova: virt/libvirt/config.py, `LibvirtConfigGuestInterface`
 fn interface(interface: &InterfaceSpec) -> Element {

@@ -5,16 +5,20 @@
 mod copy;
 mod cpu;
 mod devices;
+mod disk;
 mod domain;
 mod element;
 mod metadata;
 mod node;
 pub mod read;
+mod secret;
 
-pub use copy::copy_xml;
+pub use copy::{copy_xml, swap_xml};
 pub use cpu::cpu_xml;
+pub use disk::{disk_xml, named_disk_xml};
 pub use domain::domain_xml;
 pub use node::{Node, XmlError};
+pub use secret::secret_xml;
 
 /// The namespace of nova's metadata in a domain. nova: virt/libvirt/config.py, `NOVA_NS`
 pub const NOVA_NAMESPACE: &str = "http://openstack.org/xmlns/libvirt/nova/1.1";

@@ -18,6 +18,8 @@ pub struct DomainFacts {
     pub interfaces: Vec<InterfaceFacts>,
     pub firmware: FirmwareFiles,
     pub machine: Option<String>,
+    /// `kvm`, `qemu`
+    pub virt_type: String,
 }
 
 /// What nova's metadata says of the instance.
@@ -41,6 +43,9 @@ pub struct DiskFacts {
     /// `qcow2`
     pub format: Option<String>,
     pub serial: Option<String>,
+    pub alias: Option<String>,
+    /// Its place on a controller.
+    pub unit: Option<u32>,
     pub mirror: Option<MirrorFacts>,
 }
 
@@ -67,6 +72,7 @@ pub fn domain_facts(xml: &str) -> Result<DomainFacts, XmlError> {
     let devices = domain.child("devices").map(|devices| devices.children.as_slice());
     let devices = devices.unwrap_or_default();
     Ok(DomainFacts {
+        virt_type: domain.attribute("type").unwrap_or_default().to_owned(),
         uuid: domain.text_of("uuid").and_then(|text| text.parse().ok()),
         name: domain.text_of("name").unwrap_or_default().to_owned(),
         nova: nova_owner(&domain),
@@ -160,12 +166,19 @@ fn disk(disk: &Node) -> Option<DiskFacts> {
         source: source.map(str::to_owned),
         format: driver.and_then(|driver| driver.attribute("type")).map(str::to_owned),
         serial: disk.text_of("serial").map(str::to_owned),
+        alias: disk.child("alias").and_then(|alias| alias.attribute("name")).map(str::to_owned),
+        unit: disk
+            .child("address")
+            .filter(|address| address.attribute("type") == Some("drive"))
+            .and_then(|address| address.attribute("unit")?.parse().ok()),
         mirror: disk.child("mirror").map(mirror),
     })
 }
 
 fn mirror(mirror: &Node) -> MirrorFacts {
-    let source = mirror.child("source").and_then(|source| source.attribute("file"));
+    let source = mirror
+        .child("source")
+        .and_then(|source| source.attribute("file").or_else(|| source.attribute("dev")));
     MirrorFacts {
         file: source.or_else(|| mirror.attribute("file")).map(str::to_owned),
         // `abort` and `pivot` say that it is ending.
