@@ -29,6 +29,7 @@ pub enum RequestKind {
     AttachVolume,
     DetachVolume,
     ReserveDevice,
+    SwapVolume,
 }
 
 /// The answer.
@@ -48,7 +49,7 @@ pub struct Refusal {
 }
 
 impl RequestKind {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Build,
         Self::Delete,
         Self::Stop,
@@ -68,6 +69,7 @@ impl RequestKind {
         Self::AttachVolume,
         Self::DetachVolume,
         Self::ReserveDevice,
+        Self::SwapVolume,
     ];
 
     /// The request that a record came from.
@@ -96,6 +98,7 @@ impl RequestKind {
             AnyRecord::AttachVolume(_) => Self::AttachVolume,
             AnyRecord::DetachVolume(_) => Self::DetachVolume,
             AnyRecord::ReserveDevice(_) => Self::ReserveDevice,
+            AnyRecord::SwapVolume(_) => Self::SwapVolume,
         }
     }
 
@@ -130,7 +133,8 @@ impl RequestKind {
             | Self::CrashDump
             | Self::AttachVolume
             | Self::DetachVolume
-            | Self::ReserveDevice => &[],
+            | Self::ReserveDevice
+            | Self::SwapVolume => &[],
         }
     }
 
@@ -155,6 +159,7 @@ impl RequestKind {
             Self::AttachVolume => "attach a volume to",
             Self::DetachVolume => "detach a volume from",
             Self::ReserveDevice => "reserve a device of",
+            Self::SwapVolume => "swap a volume of",
         }
     }
 }
@@ -178,8 +183,8 @@ pub fn admit(
 ) -> Result<Admission, Refusal> {
     use RequestKind::{
         AttachVolume, Backup, Build, CrashDump, Delete, DetachVolume, Pause, Quiesce, RebootHard,
-        RebootSoft, ReserveDevice, Resume, SetPassword, Snapshot, Start, Stop, Suspend, Unpause,
-        Unquiesce,
+        RebootSoft, ReserveDevice, Resume, SetPassword, Snapshot, Start, Stop, Suspend, SwapVolume,
+        Unpause, Unquiesce,
     };
     use VmState::{
         Active, Building, Deleted, Error, Paused, Rescued, Resized, SoftDeleted, Stopped, Suspended,
@@ -205,11 +210,12 @@ pub fn admit(
             AttachVolume | DetachVolume | ReserveDevice,
             Some(Active | Paused | Stopped | Resized | SoftDeleted),
             true,
-        ) => Ok(Admission::Run),
+        )
+        | (SwapVolume, Some(Active | Paused | Resized), true) => Ok(Admission::Run),
         (
             Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume
             | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump | AttachVolume
-            | DetachVolume | ReserveDevice,
+            | DetachVolume | ReserveDevice | SwapVolume,
             ..,
         ) => Err(Refusal { request, vm_state, task_state }),
     }
@@ -308,6 +314,7 @@ mod tests {
             (RequestKind::AttachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::DetachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::ReserveDevice, "active paused stopped resized soft-delete"),
+            (RequestKind::SwapVolume, "active paused resized"),
         ] {
             assert_eq!(row(request), expected, "{request:?}");
         }

@@ -81,6 +81,8 @@ pub struct Details<'a> {
     pub snapshot_image_id: Option<&'a str>,
     /// Of the volume that comes or goes.
     pub volume_id: Option<&'a str>,
+    /// Of a volume and of the one that takes its place.
+    pub swapped: Option<(&'a str, &'a str)>,
 }
 
 /// What is done to an instance, or to a volume of it.
@@ -101,6 +103,7 @@ pub enum Action {
     TriggerCrashDump,
     VolumeAttach,
     VolumeDetach,
+    VolumeSwap,
 }
 
 impl Action {
@@ -121,6 +124,7 @@ impl Action {
             Self::TriggerCrashDump => "trigger_crash_dump",
             Self::VolumeAttach => "volume_attach",
             Self::VolumeDetach => "volume_detach",
+            Self::VolumeSwap => "volume_swap",
         }
     }
 

@@ -35,6 +35,7 @@ use crate::workflow::set_password::SetPassword;
 use crate::workflow::snapshot::{Kind as SnapshotKind, Snapshot};
 use crate::workflow::spawn::{Build, Spawn};
 use crate::workflow::suspend::Suspend;
+use crate::workflow::swap_volume::SwapVolume;
 use crate::workflow::terminate::Terminate;
 use crate::workflow::unpause::Unpause;
 use crate::workflow::unquiesce::Unquiesce;
@@ -148,6 +149,11 @@ pub const METHODS: &[Method] = &[
     method("attach_volume", &["instance", "bdm"], &[]),
     method("detach_volume", &["volume_id", "instance", "attachment_id"], &[]),
     method(
+        "swap_volume",
+        &["old_volume_id", "new_volume_id", "instance", "new_attachment_id"],
+        &[],
+    ),
+    method(
         "reserve_block_device_name",
         &["instance", "device", "volume_id", "disk_bus", "device_type", "tag", "multiattach"],
         &[],
@@ -208,7 +214,6 @@ pub const ABSENT: &[&str] = &[
     "shelve_instance",
     "shelve_offload_instance",
     "soft_delete_instance",
-    "swap_volume",
     "unrescue_instance",
     "unshelve_instance",
     "volume_snapshot_create",
@@ -291,6 +296,10 @@ pub fn decode(
         "detach_volume" => {
             let volume_id = text(&message.args, "volume_id")?;
             message.change(|subject| DetachVolume::new(subject, volume_id))
+        }
+        "swap_volume" => {
+            let swap = volume_arguments::swapped(&message.args)?;
+            message.change(|subject| SwapVolume::new(subject, swap))
         }
         "reserve_block_device_name" => {
             let asked = volume_arguments::reserved(&message.args)?;

@@ -145,6 +145,7 @@ impl Volumes for FakeVolumes {
             is_multiattach: volume.is_multiattach,
             is_encrypted: volume.passphrase.is_some(),
             volume_type: volume.made_of.volume_type.clone(),
+            migration_status: None,
             servers: of_it.map(|a| a.instance.to_string()).collect(),
         })
     }

@@ -19,6 +19,7 @@ use super::set_password::SetPassword;
 use super::snapshot::Snapshot;
 use super::spawn::Spawn;
 use super::suspend::Suspend;
+use super::swap_volume::SwapVolume;
 use super::terminate::Terminate;
 use super::unpause::Unpause;
 use super::unquiesce::Unquiesce;
@@ -140,7 +141,7 @@ macro_rules! workflows {
             ) -> Result<Option<StepError>, JournalError> {
                 match self {
                     $(Self::$variant(record) => {
-                        engine::run(record, journal, on, running, controls).await
+                        engine::run_apart(record, journal, on, running, controls).await
                     })*
                 }
             }
@@ -165,5 +166,6 @@ workflows!(
     CrashDump,
     AttachVolume,
     DetachVolume,
-    ReserveDevice
+    ReserveDevice,
+    SwapVolume
 );

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -19,7 +20,15 @@ use super::volume_connections::{connection_of, note};
 ///
 /// # Errors
 /// The volume service's; `NotCreated`; [`StepError::Cancelled`].
-pub async fn prepare(
+pub fn prepare<'a>(
+    stage: &'a Stage<'_>,
+    instance: &'a Instance,
+    devices: &'a mut [BlockDeviceMapping],
+) -> BoxFuture<'a, StepResult> {
+    Box::pin(prepare_each(stage, instance, devices))
+}
+
+async fn prepare_each(
     stage: &Stage<'_>,
     instance: &Instance,
     devices: &mut [BlockDeviceMapping],

@@ -26,12 +26,13 @@ use super::snapshot::Snapshot;
 use super::snapshot_tests::{backup, snapshot};
 use super::spawn::Spawn;
 use super::suspend::Suspend;
+use super::swap_volume::SwapVolume;
 use super::terminate::Terminate;
 use super::unpause::Unpause;
 use super::unquiesce::Unquiesce;
 use super::volume_tests::{
     attach, attached, attached_stopped, detach, reserve, reserved, reserved_stopped,
-    spawn_with_volumes, with_volumes_to_build,
+    spawn_with_volumes, swap, with_two_volumes, with_volumes_to_build,
 };
 use super::world::{HasSubject, MemoryJournal, UUID, World, spawn, subject};
 use super::{StepError, StepResult};
@@ -138,7 +139,7 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                         _ if deleted => {}
                         PowerOff::NAME => assert_eq!(vm_state, by_domain, "{at}"),
                         // What is left to do isn't the guest's.
-                        Snapshot::NAME | SetPassword::NAME | DetachVolume::NAME => {
+                        Snapshot::NAME | SetPassword::NAME | DetachVolume::NAME | SwapVolume::NAME => {
                             assert_eq!(*vm_state, before["record"][0], "{at}");
                         }
                         Reboot::NAME if by_domain == "active" => {
@@ -164,6 +165,16 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                     assert_eq!(devices + 1, before["devices"].as_array().unwrap().len(), "{at}");
                     assert_eq!(world.state().await["record"], before["record"], "{at}");
                     assert_eq!(world.faults().await, 1, "{at}");
+                    continue;
+                }
+                if W::NAME == SwapVolume::NAME {
+                    // The guest is where it was, and what was reserved for the attempt is given back.
+                    let after = world.state().await;
+                    for part in ["guest_volumes", "connected", "devices", "record", "copies"] {
+                        assert_eq!(after[part], before[part], "{at}: {part}");
+                    }
+                    let left = after["attachments"].as_array().unwrap().len();
+                    assert!(position == 0 || left == 1, "{at}: {left}");
                     continue;
                 }
                 let tells = ![Quiesce::NAME, Unquiesce::NAME].contains(&W::NAME);
@@ -292,7 +303,8 @@ has_subject!(
     CrashDump,
     AttachVolume,
     DetachVolume,
-    ReserveDevice
+    ReserveDevice,
+    SwapVolume
 );
 
 fn empty() -> std::pin::Pin<Box<dyn Future<Output = World>>> {
@@ -380,6 +392,7 @@ engine_test_cases! {
     detach_volume: attached, detach;
     detach_volume_of_a_stopped_guest: attached_stopped, detach;
     reserve_device: running, reserve;
+    swap_volume: with_two_volumes, swap;
     spawn_of_volumes: with_volumes_to_build, spawn_with_volumes;
     terminate_with_a_volume: attached,
         || Terminate::new(subject(TaskState::Deleting, "terminate_instance"));
