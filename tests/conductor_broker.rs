@@ -88,7 +88,6 @@ async fn nothing_is_lost_or_done_twice_when_the_broker_restarts() {
     let (server, requests) = Bus::connect(settings(&url, &["conductor"])).unwrap();
     serve(fake.clone(), requests);
     let (client, _) = Bus::connect(settings(&url, &[])).unwrap();
-    // Long enough for a broker to come back in one try.
     let options = ConductorOptions::new(Duration::from_secs(5));
     let conductor = Conductor::new(Arc::new(client.client()), options);
     assert!(conductor.wait_until_ready(&CancellationToken::new()).await);
@@ -127,7 +126,9 @@ async fn nothing_is_lost_or_done_twice_when_the_broker_restarts() {
     service.beat().await;
     assert_eq!(count(&fake), 1);
 
-    // The broker goes, with what is on its way, and comes back.
+    // The broker goes, with what is on its way, and comes back: on a busy machine not soon.
+    let patient = Conductor::new(Arc::new(client.client()), ConductorOptions::new(PATIENCE));
+    let records = ConductorRecords::new(patient, "h1");
     let restarted = tokio::task::spawn_blocking(move || {
         broker.stop();
         broker.start();

@@ -204,6 +204,7 @@ fn input(case: &Value) -> GuestInput {
         project: Some(("1636986d9ad64a04986c679176c6d90f".into(), "admin".into())),
         disks: disks(case),
         root_device_name: text(&case["root_device_name"]),
+        rescue: None,
         kernel: (case["kernel"] == true)
             .then(|| GuestKernel { kernel: file("kernel"), ramdisk: Some(file("ramdisk")) }),
         vifs: kinds.iter().enumerate().map(|(index, kind)| vif(index, kind)).collect(),

@@ -49,6 +49,7 @@ fn recorded() -> GuestInput {
         os_type: None,
         user: Some(("2c54c6dfca9049f897e04257c950bf4c".into(), "admin".into())),
         project: Some(("1636986d9ad64a04986c679176c6d90f".into(), "admin".into())),
+        rescue: None,
         disks: vec![GuestDisk {
             role: DiskRole::Root,
             path: format!("{instances}/disk").into(),
@@ -230,7 +231,7 @@ async fn the_disks_of_running_and_of_stopped_guests_have_their_guests_size() {
         assert!(made.unwrap().success());
         let mut spec = bootless(&daemon);
         spec.disks = vec![DiskSpec {
-            source: DiskSource::File(path.clone().into()),
+            source: DiskSource::File(path.clone()),
             device: "disk".into(),
             format: format.into(),
             cache: "writeback".into(),

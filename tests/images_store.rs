@@ -5,6 +5,7 @@
 
 mod images_ageing;
 mod images_blank;
+mod images_remake;
 #[path = "images_support/mod.rs"]
 mod support;
 

@@ -171,6 +171,14 @@ fn an_ovs_port_has_neutrons_ids_and_goes_without_a_trace() {
         plugger.unplug(&vif).await.expect("absent is success");
         assert_eq!(switch.ports("br-int"), Vec::<String>::new());
         assert!(!devices().contains("tapc7352cde-11"));
+
+        plugger.plug(OWNER, &vif).await.unwrap();
+        plugger.unplug_rest(Uuid::from_u128(10)).await.unwrap();
+        assert_eq!(switch.ports("br-int"), ["tapc7352cde-11"], "another instance's");
+        ip("tuntap add dev tapc7352cde-11 mode tap");
+        plugger.unplug_rest(OWNER.instance).await.unwrap();
+        assert_eq!(switch.ports("br-int"), Vec::<String>::new());
+        assert!(!devices().contains("tapc7352cde-11"));
     });
 }
 
@@ -280,6 +288,8 @@ fn a_hybrid_plug_is_a_bridge_and_a_pair_and_goes_whole() {
         }
         plugger.unplug(&vif).await.unwrap();
         plugger.unplug(&vif).await.expect("absent is success");
+        plugger.plug(OWNER, &vif).await.unwrap();
+        plugger.unplug_rest(OWNER.instance).await.unwrap();
         let left: Vec<_> = devices().difference(&before).cloned().collect();
         let internal = ["br-int", "ovs-netdev"];
         assert!(left.iter().all(|device| internal.contains(&device.as_str())), "{left:?}");

@@ -106,6 +106,8 @@ pub enum AgentError {
     Images(#[from] ImageError),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error("[DEFAULT] instance_usage_audit_period has no period {0:?}")]
+    AuditPeriod(String),
     #[error("[DEFAULT] instance_name_template")]
     NameTemplate(#[from] NameError),
     #[error(transparent)]

@@ -24,6 +24,7 @@ use crate::images::source::{FilePolicy, StandaloneSource};
 use crate::images::store::{HostImages, StoreOptions};
 use crate::images::{ImageSource, Images};
 use crate::model::object::NameTemplate;
+use crate::notify::audit::AuditPeriod;
 use crate::rpc::bus::BusSettings;
 use crate::rpc::compression::Compression;
 use crate::rpc::options::{Failover, LoginMethod, RabbitOptions};
@@ -33,7 +34,9 @@ use crate::volumes::host::{HostConnectors, HostOptions, HostVolumes};
 use crate::workflow::plug_events::PlugSettings;
 use crate::workflow::serial_ports::SerialPorts;
 use crate::workflow::vendor_data::VendorDataSettings;
-use crate::workflow::{ConsoleSettings, Settings, SnapshotSettings, VolumeSettings};
+use crate::workflow::{
+    ConsoleSettings, RescueSettings, Settings, SnapshotSettings, VolumeSettings,
+};
 
 /// What `transport_url` is when nobody has set it.
 const NO_BUS: &str = "rabbit://";
@@ -184,6 +187,13 @@ pub(super) fn settings(
             live: !config.workarounds.disable_libvirt_livesnapshot,
             copy_timeout: config.hypernova.qemu_img_timeout,
         },
+        rescue: RescueSettings {
+            image_id: config.libvirt.rescue_image_id.clone(),
+            kernel_id: config.libvirt.rescue_kernel_id.clone(),
+            ramdisk_id: config.libvirt.rescue_ramdisk_id.clone(),
+        },
+        offload_at_once: config.default_.shelved_offload_time == 0,
+        audit_period: audit_period(config)?,
         volumes: VolumeSettings {
             default_aio_mode: config.libvirt.use_default_aio_mode_for_volumes,
             rbd_user: config.libvirt.rbd_user.clone(),
@@ -202,12 +212,21 @@ pub(super) fn settings(
         console: ConsoleSettings {
             vnc_enabled: config.vnc.enabled,
             vnc_proxyclient_address: config.vnc.server_proxyclient_address.clone(),
+            spice_enabled: config.spice.enabled,
+            spice_proxyclient_address: config.spice.server_proxyclient_address.clone(),
             serial_enabled: config.serial_console.enabled,
             novncproxy_base_url: config.vnc.novncproxy_base_url.clone(),
+            spice_html5_base_url: config.spice.html5proxy_base_url.clone(),
+            spice_direct_base_url: config.spice.spice_direct_proxy_base_url.clone(),
             serial_base_url: config.serial_console.base_url.clone(),
             token_ttl: config.consoleauth.token_ttl,
         },
     })
+}
+
+fn audit_period(config: &Config) -> Result<AuditPeriod, AgentError> {
+    let text = &config.default_.instance_usage_audit_period;
+    AuditPeriod::parse(text).ok_or_else(|| AgentError::AuditPeriod(text.clone()))
 }
 
 fn preallocates(config: &Config) -> bool {

@@ -15,7 +15,7 @@ use crate::periodic::deleted::{Action, clean_domains, clean_files};
 use crate::periodic::heal::Healer;
 use crate::periodic::image_cache::{CacheAges, age};
 use crate::periodic::lifecycle::follow;
-use crate::periodic::overdue::{fail_slow_builds, reclaim};
+use crate::periodic::overdue::{fail_slow_builds, offload, reclaim, unrescue};
 use crate::periodic::power_sync::PowerSync;
 use crate::periodic::{Scheduler, Spacing, Start, Task, TaskError};
 use crate::recovery::recover_all;
@@ -152,6 +152,17 @@ fn look_after_instances(
     if !after.is_zero() {
         let reclaim = each(own, move |own| async move { Ok(reclaim(&own, after).await?) });
         scheduler.add(Task::new("reclaim_queued_deletes", minutely, reclaim));
+    }
+    let after = options.rescue_timeout;
+    if !after.is_zero() {
+        let unrescue = each(own, move |own| async move { Ok(unrescue(&own, after).await?) });
+        scheduler.add(Task::new("poll_rescued_instances", minutely, unrescue));
+    }
+    if let Some(after) = u64::try_from(options.shelved_offload_time).ok().filter(|s| *s > 0) {
+        let (every, after) =
+            (Spacing::of_option(options.shelved_poll_interval), Duration::from_secs(after));
+        let offload = each(own, move |own| async move { Ok(offload(&own, after).await?) });
+        scheduler.add(Task::new("poll_shelved_instances", every, offload));
     }
     let after = options.instance_build_timeout;
     if !after.is_zero() {

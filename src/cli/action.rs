@@ -1,4 +1,4 @@
-//! `stop start reboot pause unpause suspend resume`: nova's requests that change a guest's power,
+//! `stop start reboot pause unpause suspend resume unrescue restore offload`: nova's requests that change a guest's power,
 //! as nova-api sends them. What sets them apart is a table; the rest is the same for all.
 
 use clap::{Args, ValueHint};
@@ -57,6 +57,10 @@ pub enum Action {
     Suspend,
     Resume,
     Delete,
+    SoftDelete,
+    Restore,
+    Unrescue,
+    Offload,
 }
 
 impl Action {
@@ -70,6 +74,10 @@ impl Action {
             Self::Suspend => "suspend",
             Self::Resume => "resume",
             Self::Delete => "delete",
+            Self::SoftDelete => "soft-delete",
+            Self::Restore => "restore",
+            Self::Unrescue => "unrescue",
+            Self::Offload => "offload",
         }
     }
 
@@ -85,15 +93,24 @@ impl Action {
             Self::Suspend => TaskState::Suspending,
             Self::Resume => TaskState::Resuming,
             Self::Delete => TaskState::Deleting,
+            Self::SoftDelete => TaskState::SoftDeleting,
+            Self::Restore => TaskState::Restoring,
+            Self::Unrescue => TaskState::Unrescuing,
+            Self::Offload => TaskState::ShelvingOffloading,
         }
     }
 
     fn goal(self) -> Goal {
         match self {
             Self::Stop { .. } => Goal::In(VmState::Stopped),
-            Self::Start | Self::Reboot { .. } | Self::Unpause | Self::Resume => {
-                Goal::In(VmState::Active)
-            }
+            Self::Start
+            | Self::Reboot { .. }
+            | Self::Unpause
+            | Self::Resume
+            | Self::Restore
+            | Self::Unrescue => Goal::In(VmState::Active),
+            Self::SoftDelete => Goal::In(VmState::SoftDeleted),
+            Self::Offload => Goal::In(VmState::ShelvedOffloaded),
             Self::Pause => Goal::In(VmState::Paused),
             Self::Suspend => Goal::In(VmState::Suspended),
             Self::Delete => Goal::Gone,
@@ -124,6 +141,13 @@ impl Action {
                 let bdms = super::build_message::empty_list("BlockDeviceMappingList", "1.18");
                 AgentRequest::nova("terminate_instance", [instance, ("bdms", bdms)])
             }
+            Self::SoftDelete => AgentRequest::nova("soft_delete_instance", [instance]),
+            Self::Restore => AgentRequest::nova("restore_instance", [instance]),
+            Self::Unrescue => AgentRequest::nova("unrescue_instance", [instance]),
+            Self::Offload => AgentRequest::nova(
+                "shelve_offload_instance",
+                [instance, ("clean_shutdown", json!(true)), ("accel_uuids", json!([]))],
+            ),
         }
     }
 }
@@ -168,16 +192,53 @@ pub async fn run(
         }
     }
     let bars = Bars::for_output(output);
-    let asked = wanted.iter().map(|instance| ask(action, instance, args.no_wait, agent, &bars));
+    let asked = wanted.iter().map(|instance| {
+        let request = action.request(&instance.primitive);
+        let order = Order { request, task_state: action.task_state(), goal: action.goal() };
+        ask(order, instance, args.no_wait, agent, &bars)
+    });
     let outcomes = join_all(asked).await;
     drop(bars);
+    show(action.name(), wanted.into_iter().zip(outcomes), output)
+}
 
+/// A request about one instance, and what it leads to.
+pub struct Order {
+    pub request: AgentRequest,
+    /// What nova-api sets before it sends the request.
+    pub task_state: TaskState,
+    pub goal: Goal,
+}
+
+/// Asks for `order` on one instance, and shows where it ended.
+pub async fn run_one(
+    name: &str,
+    instance: &Summary,
+    order: Order,
+    no_wait: bool,
+    agent: &dyn Agent,
+    output: &mut Output,
+) -> Result<u8, Failure> {
+    let bars = Bars::for_output(output);
+    let outcome = ask(order, instance, no_wait, agent, &bars).await;
+    drop(bars);
+    show(name, std::iter::once((instance, outcome)), output)
+}
+
+/// The instance's state and its power.
+type Outcome = Result<(String, &'static str), Failure>;
+
+fn show<'a>(
+    requested: &str,
+    outcomes: impl Iterator<Item = (&'a Summary, Outcome)>,
+    output: &mut Output,
+) -> Result<u8, Failure> {
     let mut table = Table::new(["NAME", "UUID", "STATE", "POWER"]);
     let mut documents = Vec::new();
     let mut code = 0;
-    for (instance, outcome) in wanted.iter().zip(outcomes) {
+    for (instance, outcome) in outcomes {
         let mut document = json!({
-            "uuid": instance.uuid, "name": instance.name, "requested": action.name(),
+            "uuid": instance.uuid, "name": instance.name, "requested": requested,
         });
         match outcome {
             Ok((state, power)) => {
@@ -203,20 +264,20 @@ pub async fn run(
 
 /// The instance's state and power when it is done, or what was asked for when nobody waits.
 async fn ask(
-    action: Action,
+    order: Order,
     instance: &Summary,
     no_wait: bool,
     agent: &dyn Agent,
     bars: &Bars,
-) -> Result<(String, &'static str), Failure> {
+) -> Outcome {
     let since = Timestamp::now();
-    let request = action.request(&instance.primitive);
+    let Order { request, task_state, goal } = order;
     if no_wait {
         agent.cast(request).await?;
-        let state = format!("{} ({})", instance.state(), action.task_state());
+        let state = format!("{} ({})", instance.state(), task_state);
         return Ok((state, instance.power_state));
     }
-    let (name, goal) = (instance.name.as_str(), action.goal());
+    let name = instance.name.as_str();
     let vm_state = instance.vm_state.as_deref().and_then(VmState::parse);
     let was_there = vm_state.is_some_and(|vm_state| goal == Goal::In(vm_state));
     let wait =
@@ -263,6 +324,14 @@ mod tests {
             (vec!["suspend", "web"], "suspend_instance", "suspending", vec![]),
             (vec!["resume", "web"], "resume_instance", "resuming", vec![]),
             (vec!["delete", "web"], "terminate_instance", "deleting", vec!["bdms"]),
+            (vec!["restore", "web"], "restore_instance", "restoring", vec![]),
+            (vec!["unrescue", "web"], "unrescue_instance", "unrescuing", vec![]),
+            (
+                vec!["offload", "web"],
+                "shelve_offload_instance",
+                "shelving_offloading",
+                vec!["clean_shutdown", "accel_uuids"],
+            ),
         ] {
             let agent = FakeAgent::new();
             agent.add(1, "web").await;

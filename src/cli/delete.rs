@@ -10,8 +10,13 @@ use super::output::{Failure, Output};
 pub struct DeleteArgs {
     #[command(flatten)]
     pub names: NamesArgs,
+
+    /// Only turn them off: `hypernova restore` brings them back until the agent reclaims them
+    #[arg(long)]
+    pub soft: bool,
 }
 
 pub async fn run(args: &DeleteArgs, agent: &dyn Agent, output: &mut Output) -> Result<u8, Failure> {
-    action::run(&args.names, Action::Delete, agent, output).await
+    let action = if args.soft { Action::SoftDelete } else { Action::Delete };
+    action::run(&args.names, action, agent, output).await
 }

@@ -161,7 +161,12 @@ impl FakeAgent {
                     "pause_instance" => VmState::Paused,
                     "suspend_instance" => VmState::Suspended,
                     "start_instance" | "reboot_instance" | "unpause_instance"
-                    | "resume_instance" => VmState::Active,
+                    | "resume_instance" | "restore_instance" | "unrescue_instance"
+                    | "rebuild_instance" | "unshelve_instance" => VmState::Active,
+                    "soft_delete_instance" => VmState::SoftDeleted,
+                    "rescue_instance" => VmState::Rescued,
+                    "shelve_instance" => VmState::Shelved,
+                    "shelve_offload_instance" => VmState::ShelvedOffloaded,
                     other => panic!("the agent has no {other}"),
                 };
                 self.settle(self.records.receive(&context, message()).await.unwrap(), vm_state)

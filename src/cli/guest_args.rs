@@ -122,7 +122,7 @@ fn parse_checksum(text: &str) -> Result<DeclaredChecksum, String> {
     Ok(DeclaredChecksum { algorithm: algorithm.to_owned(), value: value.to_ascii_lowercase() })
 }
 
-fn parse_pair(text: &str) -> Result<(String, String), String> {
+pub fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),

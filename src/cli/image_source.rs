@@ -7,6 +7,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use serde_json::{Map, Value, json};
 use sha1::{Digest, Sha1};
 use url::Url;
 use uuid::Uuid;
@@ -81,6 +82,23 @@ impl ImageSource {
         let name = name.to_owned();
         let id = uuid::Builder::from_sha1_bytes(bytes).into_uuid();
         Ok(Self { id, format: format_of(&name), url, name, size })
+    }
+}
+
+impl ImageSource {
+    /// The image as Glance's dict has it, with these properties.
+    pub fn described(&self, properties: &[(String, String)]) -> Value {
+        let properties: Map<String, Value> =
+            properties.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+        let mut image = json!({
+            "id": self.id, "name": self.name, "status": "active", "container_format": "bare",
+            "size": self.size, "min_ram": 0, "min_disk": 0, "direct_url": self.url.as_str(),
+            "properties": properties,
+        });
+        if let Some(format) = self.format {
+            image["disk_format"] = json!(format);
+        }
+        image
     }
 }
 

@@ -20,8 +20,11 @@ mod man;
 mod node;
 pub mod output;
 mod progress;
+mod rebuild;
+mod rescue;
 pub mod resolve;
 pub mod serve;
+mod shelve;
 mod show;
 mod snapshot;
 mod table;
@@ -87,12 +90,26 @@ pub enum Command {
     Resume(action::NamesArgs),
     /// Make an image of an instance's root disk, also while its guest runs
     Snapshot(snapshot::SnapshotArgs),
+    /// Boot a guest from another image, with its own disk beside it
+    Rescue(rescue::RescueArgs),
+    /// Give rescued guests their own disks and definition back
+    Unrescue(action::NamesArgs),
+    /// Give an instance new disks of an image
+    Rebuild(rebuild::RebuildArgs),
+    /// Turn a guest off, keeping its disk as an image
+    Shelve(shelve::ShelveArgs),
+    /// Free what shelved instances still have on this host
+    Offload(action::NamesArgs),
+    /// Let a shelved instance go on from its image
+    Unshelve(shelve::UnshelveArgs),
     /// Give guests disks, or take them away, while they run
     Volume(volume::VolumeArgs),
     /// Show what a guest wrote to its serial console
     Console(console::ConsoleArgs),
     /// Delete instances with their disks
     Delete(delete::DeleteArgs),
+    /// Bring soft-deleted instances back
+    Restore(action::NamesArgs),
     /// Show this compute node: its hypervisor and its resources
     Node(node::NodeArgs),
     /// Show what the agent is doing
@@ -190,6 +207,13 @@ async fn dispatch(
         Command::Suspend(args) => action::run(args, action::Action::Suspend, agent, output).await,
         Command::Resume(args) => action::run(args, action::Action::Resume, agent, output).await,
         Command::Snapshot(args) => snapshot::run(args, agent, output).await,
+        Command::Rescue(args) => rescue::run(args, agent, output).await,
+        Command::Unrescue(args) => action::run(args, action::Action::Unrescue, agent, output).await,
+        Command::Rebuild(args) => rebuild::run(args, agent, output).await,
+        Command::Shelve(args) => shelve::run(args, agent, output).await,
+        Command::Offload(args) => action::run(args, action::Action::Offload, agent, output).await,
+        Command::Unshelve(args) => shelve::unshelve(args, agent, output).await,
+        Command::Restore(args) => action::run(args, action::Action::Restore, agent, output).await,
         Command::Volume(args) => volume::run(args, agent, output).await,
         Command::Console(args) => console::run(args, agent, output).await,
         Command::Delete(args) => delete::run(args, agent, output).await,

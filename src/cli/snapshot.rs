@@ -83,7 +83,7 @@ pub async fn run(
 }
 
 /// The file as the agent, which runs elsewhere, must be told of it.
-fn target(to: &Path) -> Result<(PathBuf, Url), Failure> {
+pub fn target(to: &Path) -> Result<(PathBuf, Url), Failure> {
     let absolute = std::path::absolute(to);
     let absolute =
         absolute.map_err(|error| Failure::told(format!("can't name {}: {error}", to.display())))?;

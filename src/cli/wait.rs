@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
     In(VmState),
+    /// Whether it stays on its host is the agent's configuration's to say.
+    Shelved,
     Gone,
 }
 
@@ -142,6 +144,9 @@ impl Wait<'_> {
         }
         match (self.goal, vm_state) {
             (Goal::In(goal), Some(found)) if goal == found => Ok(Some(Some((summary, answer)))),
+            (Goal::Shelved, Some(VmState::Shelved | VmState::ShelvedOffloaded)) => {
+                Ok(Some(Some((summary, answer))))
+            }
             (Goal::Gone, Some(VmState::Deleted)) => Ok(Some(None)),
             _ => Err(self.failed(&summary, &answer)),
         }
@@ -168,6 +173,7 @@ impl Wait<'_> {
             None => {
                 let wanted = match self.goal {
                     Goal::In(vm_state) => vm_state.as_str(),
+                    Goal::Shelved => "shelved",
                     Goal::Gone => "gone",
                 };
                 format!("{} is {}, not {wanted}", self.name, summary.state())

@@ -227,6 +227,18 @@ section! {
     /// How long a soft-deleted instance can be restored. 0: it is deleted at once, by nova-api.
     reclaim_instance_interval: Duration = Opt::seconds(0).default("0");
 
+    /// How long a guest may stay rescued before it is unrescued. 0: as long as it likes.
+    rescue_timeout: Duration = Opt::seconds(0).default("0");
+
+    /// How long a shelved instance stays on its host. 0: it leaves at once; negative: it stays.
+    shelved_offload_time: i64 = Opt::integer(i64::MIN, i64::MAX).default("0").unit("seconds");
+
+    /// How often shelved instances are looked at. 0: once a minute; negative: never.
+    shelved_poll_interval: i64 = Opt::spacing().default("3600");
+
+    /// The periods in which use is counted, with where they begin: hour, day@18, month@15, year.
+    instance_usage_audit_period: String = Opt::text().default("month");
+
     /// How long a build may take before its instance is an error. 0: as long as it takes.
     instance_build_timeout: Duration = Opt::seconds(0).default("0");
 

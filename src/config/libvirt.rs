@@ -118,6 +118,15 @@ section! {
     /// What becomes of a guest's discard. Unset: the hypervisor's default.
     hw_disk_discard: Option<DiskDiscard> = Opt::choice(DiskDiscard::CHOICES);
 
+    /// The image that guests are rescued with where neither the request nor the instance names one.
+    rescue_image_id: Option<String> = Opt::text();
+
+    /// The kernel that rescued guests boot. Unset: the instance's own.
+    rescue_kernel_id: Option<String> = Opt::text();
+
+    /// The ramdisk that rescued guests boot with. Unset: the instance's own.
+    rescue_ramdisk_id: Option<String> = Opt::text();
+
     /// The start of disks' names in the guest (vd). Unset: as the bus has it.
     disk_prefix: Option<String> = Opt::text();
 

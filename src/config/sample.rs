@@ -76,7 +76,7 @@ fn constraint(option: &OptionSpec) -> String {
 
 fn bounds(min: i64, max: i64) -> String {
     // Bounds that are only a type's are no news to an operator.
-    let small = |number: i64| number.abs() <= 1 << 20;
+    let small = |number: i64| number.unsigned_abs() <= 1 << 20;
     match (small(min), small(max)) {
         (true, true) => format!(", {min} to {max}"),
         (true, false) => format!(", {min} or more"),

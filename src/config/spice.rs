@@ -57,6 +57,15 @@ section! {
     /// What is taken for a video stream. Unset: the hypervisor's default.
     streaming_mode: Option<StreamingMode> = Opt::choice(StreamingMode::CHOICES);
 
+    /// Where users' browsers find nova-spicehtml5proxy.
+    html5proxy_base_url: String = Opt::text().default("http://127.0.0.1:6082/spice_auto.html");
+
+    /// Where users find the proxy for native SPICE clients.
+    spice_direct_proxy_base_url: String = Opt::text().default("http://127.0.0.1:13002/nova");
+
+    /// The address of this host's SPICE servers as the proxies reach it.
+    server_proxyclient_address: String = Opt::text().default("127.0.0.1");
+
     /// Whether every channel must speak TLS.
     require_secure: bool = Opt::boolean().default("false");
 }

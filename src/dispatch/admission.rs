@@ -26,6 +26,14 @@ pub enum RequestKind {
     Unquiesce,
     SetPassword,
     CrashDump,
+    SoftDelete,
+    Restore,
+    Rescue,
+    Unrescue,
+    Rebuild,
+    Shelve,
+    ShelveOffload,
+    Unshelve,
     AttachVolume,
     DetachVolume,
     ReserveDevice,
@@ -49,7 +57,7 @@ pub struct Refusal {
 }
 
 impl RequestKind {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 28] = [
         Self::Build,
         Self::Delete,
         Self::Stop,
@@ -66,6 +74,14 @@ impl RequestKind {
         Self::Unquiesce,
         Self::SetPassword,
         Self::CrashDump,
+        Self::SoftDelete,
+        Self::Restore,
+        Self::Rescue,
+        Self::Unrescue,
+        Self::Rebuild,
+        Self::Shelve,
+        Self::ShelveOffload,
+        Self::Unshelve,
         Self::AttachVolume,
         Self::DetachVolume,
         Self::ReserveDevice,
@@ -78,7 +94,10 @@ impl RequestKind {
             AnyRecord::Spawn(_) => Self::Build,
             AnyRecord::Terminate(_) => Self::Delete,
             AnyRecord::PowerOff(_) => Self::Stop,
-            AnyRecord::PowerOn(_) => Self::Start,
+            AnyRecord::PowerOn(record) => match record.workflow.is_restore() {
+                true => Self::Restore,
+                false => Self::Start,
+            },
             AnyRecord::Reboot(record) => match record.workflow.kind() {
                 Kind::Soft => Self::RebootSoft,
                 Kind::Hard => Self::RebootHard,
@@ -95,6 +114,13 @@ impl RequestKind {
             AnyRecord::Unquiesce(_) => Self::Unquiesce,
             AnyRecord::SetPassword(_) => Self::SetPassword,
             AnyRecord::CrashDump(_) => Self::CrashDump,
+            AnyRecord::SoftDelete(_) => Self::SoftDelete,
+            AnyRecord::Rescue(_) => Self::Rescue,
+            AnyRecord::Unrescue(_) => Self::Unrescue,
+            AnyRecord::Rebuild(_) => Self::Rebuild,
+            AnyRecord::Shelve(_) => Self::Shelve,
+            AnyRecord::ShelveOffload(_) => Self::ShelveOffload,
+            AnyRecord::Unshelve(_) => Self::Unshelve,
             AnyRecord::AttachVolume(_) => Self::AttachVolume,
             AnyRecord::DetachVolume(_) => Self::DetachVolume,
             AnyRecord::ReserveDevice(_) => Self::ReserveDevice,
@@ -109,7 +135,10 @@ impl RequestKind {
             BlockDeviceMapping, Deleting, ImageBackup, ImagePendingUpload, ImageSnapshot,
             ImageSnapshotPending, ImageUploading, Networking, Pausing, PoweringOff, PoweringOn,
             RebootPending, RebootPendingHard, RebootStarted, RebootStartedHard, Rebooting,
-            RebootingHard, Resuming, Scheduling, Spawning, Suspending, Unpausing, UpdatingPassword,
+            RebootingHard, RebuildBlockDeviceMapping, RebuildSpawning, Rebuilding, Rescuing,
+            Restoring, Resuming, Scheduling, Shelving, ShelvingImagePendingUpload,
+            ShelvingImageUploading, ShelvingOffloading, SoftDeleting, Spawning, Suspending,
+            Unpausing, Unrescuing, Unshelving, UpdatingPassword,
         };
         match self {
             Self::Build => &[Scheduling, Networking, BlockDeviceMapping, Spawning],
@@ -127,6 +156,15 @@ impl RequestKind {
             }
             Self::Backup => &[ImageBackup, ImagePendingUpload, ImageUploading],
             Self::SetPassword => &[UpdatingPassword],
+            Self::SoftDelete => &[SoftDeleting],
+            Self::Restore => &[Restoring],
+            Self::Rescue => &[Rescuing],
+            Self::Unrescue => &[Unrescuing],
+            Self::Rebuild => &[Rebuilding, RebuildBlockDeviceMapping, RebuildSpawning],
+            Self::Shelve => &[Shelving, ShelvingImagePendingUpload, ShelvingImageUploading],
+            // A guest that boots from a volume is offloaded without having been shelved.
+            Self::ShelveOffload => &[Shelving, ShelvingOffloading],
+            Self::Unshelve => &[Unshelving, Spawning],
             // nova-api sets none for them.
             Self::Quiesce
             | Self::Unquiesce
@@ -156,6 +194,14 @@ impl RequestKind {
             Self::Unquiesce => "unquiesce",
             Self::SetPassword => "set the password of",
             Self::CrashDump => "trigger a crash dump of",
+            Self::SoftDelete => "soft-delete",
+            Self::Restore => "restore",
+            Self::Rescue => "rescue",
+            Self::Unrescue => "unrescue",
+            Self::Rebuild => "rebuild",
+            Self::Shelve => "shelve",
+            Self::ShelveOffload => "offload",
+            Self::Unshelve => "unshelve",
             Self::AttachVolume => "attach a volume to",
             Self::DetachVolume => "detach a volume from",
             Self::ReserveDevice => "reserve a device of",
@@ -183,29 +229,45 @@ pub fn admit(
 ) -> Result<Admission, Refusal> {
     use RequestKind::{
         AttachVolume, Backup, Build, CrashDump, Delete, DetachVolume, Pause, Quiesce, RebootHard,
-        RebootSoft, ReserveDevice, Resume, SetPassword, Snapshot, Start, Stop, Suspend, SwapVolume,
-        Unpause, Unquiesce,
+        RebootSoft, Rebuild, Rescue, ReserveDevice, Restore, Resume, SetPassword, Shelve,
+        ShelveOffload, Snapshot, SoftDelete, Start, Stop, Suspend, SwapVolume, Unpause, Unquiesce,
+        Unrescue, Unshelve,
     };
     use VmState::{
-        Active, Building, Deleted, Error, Paused, Rescued, Resized, SoftDeleted, Stopped, Suspended,
+        Active, Building, Deleted, Error, Paused, Rescued, Resized, Shelved, ShelvedOffloaded,
+        SoftDeleted, Stopped, Suspended,
     };
     let free = task_state.is_none_or(|state| request.task_states().contains(&state));
     match (request, vm_state, free) {
         (Delete, Some(Deleted), _) => Ok(Admission::AlreadyDone),
         (Delete, ..) => Ok(Admission::Run),
         (Build, Some(Building), true)
-        | (Stop, Some(Active | Stopped | Paused | Rescued | Error), true)
-        | (Start, Some(Stopped | Active), true)
-        | (RebootSoft, Some(Active | Rescued), true)
-        | (RebootHard, Some(Active | Stopped | Paused | Suspended | Error | Rescued), true)
-        | (Pause, Some(Active | Rescued | Paused), true)
+        | (Stop, Some(Active | Stopped | Paused | Error), true)
+        // Unshelving what is still on its host is starting it.
+        | (Start, Some(Stopped | Active | Shelved), true)
+        | (RebootSoft, Some(Active), true)
+        | (RebootHard, Some(Active | Stopped | Paused | Suspended | Error), true)
+        | (Pause, Some(Active | Paused), true)
         | (Unpause, Some(Paused | Active), true)
-        | (Suspend, Some(Active | Rescued | Suspended), true)
+        | (Suspend, Some(Active | Suspended), true)
         | (Resume, Some(Suspended | Active), true)
         | (Snapshot | Backup, Some(Active | Stopped | Paused | Suspended), true)
         | (Quiesce | SetPassword, Some(Active), true)
         | (Unquiesce, Some(Active | Paused | Rescued | Error), _)
         | (CrashDump, Some(Active | Paused | Rescued | Error), true)
+        | (
+            SoftDelete,
+            Some(
+                Active | Stopped | Paused | Suspended | Rescued | Error | Shelved | SoftDeleted,
+            ),
+            true,
+        )
+        | (Restore, Some(SoftDeleted), true)
+        | (Rescue | Rebuild, Some(Active | Stopped | Error), true)
+        | (Unrescue, Some(Rescued), true)
+        | (Shelve, Some(Active | Stopped | Paused | Suspended), true)
+        | (ShelveOffload, Some(Shelved | Active | Stopped | Paused | Suspended), true)
+        | (Unshelve, Some(ShelvedOffloaded), true)
         | (
             AttachVolume | DetachVolume | ReserveDevice,
             Some(Active | Paused | Stopped | Resized | SoftDeleted),
@@ -214,8 +276,9 @@ pub fn admit(
         | (SwapVolume, Some(Active | Paused | Resized), true) => Ok(Admission::Run),
         (
             Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume
-            | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump | AttachVolume
-            | DetachVolume | ReserveDevice | SwapVolume,
+            | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump | SoftDelete
+            | Restore | Rescue | Unrescue | Rebuild | Shelve | ShelveOffload | Unshelve
+            | AttachVolume | DetachVolume | ReserveDevice | SwapVolume,
             ..,
         ) => Err(Refusal { request, vm_state, task_state }),
     }
@@ -297,13 +360,13 @@ mod tests {
         for (request, expected) in [
             (RequestKind::Build, "building"),
             (RequestKind::Delete, all.as_str()),
-            (RequestKind::Stop, "active paused stopped rescued error"),
-            (RequestKind::Start, "active stopped"),
-            (RequestKind::RebootSoft, "active rescued"),
-            (RequestKind::RebootHard, "active paused suspended stopped rescued error"),
-            (RequestKind::Pause, "active paused rescued"),
+            (RequestKind::Stop, "active paused stopped error"),
+            (RequestKind::Start, "active stopped shelved"),
+            (RequestKind::RebootSoft, "active"),
+            (RequestKind::RebootHard, "active paused suspended stopped error"),
+            (RequestKind::Pause, "active paused"),
             (RequestKind::Unpause, "active paused"),
-            (RequestKind::Suspend, "active suspended rescued"),
+            (RequestKind::Suspend, "active suspended"),
             (RequestKind::Resume, "active suspended"),
             (RequestKind::Snapshot, "active paused suspended stopped"),
             (RequestKind::Backup, "active paused suspended stopped"),
@@ -311,6 +374,17 @@ mod tests {
             (RequestKind::Unquiesce, "active paused rescued error"),
             (RequestKind::SetPassword, "active"),
             (RequestKind::CrashDump, "active paused rescued error"),
+            (
+                RequestKind::SoftDelete,
+                "active paused suspended stopped rescued soft-delete error shelved",
+            ),
+            (RequestKind::Restore, "soft-delete"),
+            (RequestKind::Rescue, "active stopped error"),
+            (RequestKind::Unrescue, "rescued"),
+            (RequestKind::Rebuild, "active stopped error"),
+            (RequestKind::Shelve, "active paused suspended stopped"),
+            (RequestKind::ShelveOffload, "active paused suspended stopped shelved"),
+            (RequestKind::Unshelve, "shelved_offloaded"),
             (RequestKind::AttachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::DetachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::ReserveDevice, "active paused stopped resized soft-delete"),

@@ -37,6 +37,7 @@ pub mod console;
 pub mod events;
 mod outcome;
 pub mod own;
+pub mod precache;
 pub mod query;
 #[cfg(test)]
 mod tests;

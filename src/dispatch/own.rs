@@ -20,7 +20,9 @@ use crate::workflow::engine::Workflow;
 use crate::workflow::instance::Subject;
 use crate::workflow::journal::{JournalError, Record};
 use crate::workflow::power_off::PowerOff;
+use crate::workflow::shelve_offload::ShelveOffload;
 use crate::workflow::terminate::Terminate;
+use crate::workflow::unrescue::Unrescue;
 
 /// Why a request of the agent's own wasn't made. It changes nothing then; whoever wants it asks
 /// again at its next turn.
@@ -93,6 +95,36 @@ impl OwnRequests {
     ) -> Result<(), OwnError> {
         self.begin(context, &mut instance, TaskState::Deleting, "delete").await?;
         self.submit_begun(context, instance, "terminate_instance", Terminate::new).await
+    }
+
+    /// Unrescues an instance that has no task. nova: compute/api.py, `unrescue`
+    ///
+    /// # Errors
+    /// `Records(UnexpectedTaskState)` when somebody else was faster.
+    pub async fn unrescue(
+        &self,
+        context: &RequestContext,
+        mut instance: Instance,
+    ) -> Result<(), OwnError> {
+        self.begin(context, &mut instance, TaskState::Unrescuing, "unrescue").await?;
+        self.submit_begun(context, instance, "unrescue_instance", Unrescue::new).await
+    }
+
+    /// Has a shelved instance without a task leave this host.
+    /// nova: compute/manager.py, `_poll_shelved_instances`
+    ///
+    /// # Errors
+    /// `Records(UnexpectedTaskState)` when somebody else was faster.
+    pub async fn offload(
+        &self,
+        context: &RequestContext,
+        mut instance: Instance,
+    ) -> Result<(), OwnError> {
+        instance.task_state.set(Some(TaskState::ShelvingOffloading));
+        let free = Expected::OneOf(vec![None]);
+        self.backends().records.save(context, &mut instance, free).await?;
+        let offload = |subject| ShelveOffload::new(subject, false);
+        self.submit_begun(context, instance, "shelve_offload_instance", offload).await
     }
 
     /// Hands a workflow on `instance` to its queue, and doesn't wait for its end. `method` is the

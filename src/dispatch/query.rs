@@ -5,10 +5,9 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use crate::hypervisor::{ConsoleEndpoints, DiskStats, HypervisorError, InterfaceStats};
+use crate::hypervisor::{DiskStats, HypervisorError, InterfaceStats};
 use crate::model::class::Class;
 use crate::model::diagnostics::{DeviceCounters, DiskCounters, GuestCounters, NicCounters};
 use crate::model::state::PowerState;
@@ -25,13 +24,6 @@ pub enum Tail {
     All,
     /// The last lines; negative: all but the first. nova: compute/manager.py, _tail_log
     Lines(i64),
-}
-
-/// Where a console can be reached from this host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ConsoleEndpoint {
-    pub host: String,
-    pub port: u16,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -130,65 +122,6 @@ fn cut(bytes: &[u8], tail: Tail) -> Vec<u8> {
 fn ascii(bytes: &[u8]) -> String {
     let show = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { '\u{fffd}' };
     bytes.iter().map(show).collect()
-}
-
-/// Where the guest's VNC server listens.
-pub async fn vnc_console(
-    on: &Backends,
-    uuid: Uuid,
-    console_type: &str,
-) -> Result<ConsoleEndpoint, QueryError> {
-    if !on.settings.console.vnc_enabled {
-        return Err(QueryError::ConsoleUnavailable(console_type.to_owned()));
-    }
-    if console_type != "novnc" {
-        return Err(QueryError::ConsoleInvalid(console_type.to_owned()));
-    }
-    let endpoints = endpoints(on, uuid).await?;
-    let (_, port) =
-        endpoints.vnc.ok_or_else(|| QueryError::ConsoleUnavailable(console_type.to_owned()))?;
-    Ok(ConsoleEndpoint { host: on.settings.console.vnc_proxyclient_address.clone(), port })
-}
-
-/// Where the guest's first serial port listens.
-pub async fn serial_console(
-    on: &Backends,
-    uuid: Uuid,
-    console_type: &str,
-) -> Result<ConsoleEndpoint, QueryError> {
-    if !on.settings.console.serial_enabled {
-        return Err(QueryError::ConsoleUnavailable(console_type.to_owned()));
-    }
-    if console_type != "serial" {
-        return Err(QueryError::ConsoleInvalid(console_type.to_owned()));
-    }
-    let endpoints = endpoints(on, uuid).await?;
-    let unavailable = || QueryError::ConsoleUnavailable(console_type.to_owned());
-    let (host, port) = endpoints.serial.into_iter().next().ok_or_else(unavailable)?;
-    Ok(ConsoleEndpoint { host, port })
-}
-
-/// Whether `port` is still the console's: the proxy asks before it connects.
-pub async fn validate_console_port(
-    on: &Backends,
-    uuid: Uuid,
-    port: &str,
-    console_type: &str,
-) -> Result<bool, QueryError> {
-    let endpoint = match console_type {
-        "serial" => serial_console(on, uuid, console_type).await?,
-        _ => vnc_console(on, uuid, console_type).await?,
-    };
-    Ok(endpoint.port.to_string() == port)
-}
-
-async fn endpoints(on: &Backends, uuid: Uuid) -> Result<ConsoleEndpoints, QueryError> {
-    let found = on.hypervisor.domain(uuid).await?.ok_or(QueryError::NoDomain(uuid))?;
-    if found.id.is_none() {
-        let power_state = found.power_state.name();
-        return Err(QueryError::NotRunning { uuid, power_state });
-    }
-    Ok(on.hypervisor.console_endpoints(uuid).await?)
 }
 
 /// What the record says of a guest whose counters are asked for.

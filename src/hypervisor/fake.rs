@@ -17,7 +17,7 @@ use super::libvirt::xml;
 use super::spec::{DiskSpec, DomainSpec, GraphicsSpec, SerialSpec};
 use super::{
     ConsoleEndpoints, DiskStats, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor,
-    HypervisorError, InterfaceStats, StartOptions,
+    HypervisorError, InterfaceStats, SpicePorts, StartOptions,
 };
 use crate::hypervisor::spec::FirmwareFiles;
 use crate::model::class::Class;
@@ -61,6 +61,8 @@ struct World {
     unstoppable: bool,
     /// Saves under way, and when they end.
     saving: BTreeMap<Uuid, Instant>,
+    /// Definitions by their XML, once they were asked for.
+    written: BTreeMap<String, DomainSpec>,
     /// Block jobs, and what guest agents were asked.
     disks: disks::Disks,
     /// Guests that keep what they are asked to let go of, and what libvirt keeps for volumes.
@@ -132,6 +134,7 @@ impl FakeHypervisor {
             save_time: Duration::ZERO,
             unstoppable: false,
             saving: BTreeMap::new(),
+            written: BTreeMap::new(),
             disks: disks::Disks::default(),
             hotplug: hotplug::Hotplug::default(),
         };
@@ -304,6 +307,29 @@ impl World {
         }
     }
 
+    fn define(&mut self, spec: &DomainSpec) -> Result<(), HypervisorError> {
+        let namesake =
+            |other: &&FakeDomain| other.spec.name == spec.name && other.spec.uuid != spec.uuid;
+        if let Some(other) = self.domains.values().find(namesake) {
+            return Err(match other.nova_owned {
+                false => HypervisorError::NotOurs { name: spec.name.clone() },
+                true => wrong_state("define", "the name belongs to another domain"),
+            });
+        }
+        match self.ours(spec.uuid) {
+            Ok(domain) if domain.is_active() => {
+                domain.persistent = true;
+                domain.next_spec = Some(spec.clone());
+            }
+            Ok(domain) => domain.spec = spec.clone(),
+            Err(HypervisorError::NoDomain(uuid)) => {
+                self.domains.insert(uuid, FakeDomain::defined(spec.clone()));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     fn begin_save(&mut self, uuid: Uuid) {
         self.saving.insert(uuid, Instant::now() + self.save_time);
         if let Some(domain) = self.domains.get_mut(&uuid) {
@@ -374,29 +400,15 @@ fn wrong_state(operation: &'static str, message: &str) -> HypervisorError {
 #[async_trait]
 impl Hypervisor for FakeHypervisor {
     async fn define(&self, spec: &DomainSpec) -> Result<(), HypervisorError> {
-        self.call("define", |world| {
-            if let Some(other) = world
-                .domains
-                .values()
-                .find(|d| d.spec.name == spec.name && d.spec.uuid != spec.uuid)
-            {
-                return Err(match other.nova_owned {
-                    false => HypervisorError::NotOurs { name: spec.name.clone() },
-                    true => wrong_state("define", "the name belongs to another domain"),
-                });
-            }
-            match world.ours(spec.uuid) {
-                Ok(domain) if domain.is_active() => {
-                    domain.persistent = true;
-                    domain.next_spec = Some(spec.clone());
-                }
-                Ok(domain) => domain.spec = spec.clone(),
-                Err(HypervisorError::NoDomain(uuid)) => {
-                    world.domains.insert(uuid, FakeDomain::defined(spec.clone()));
-                }
-                Err(error) => return Err(error),
-            }
-            Ok(())
+        self.call("define", |world| world.define(spec)).await
+    }
+
+    async fn define_again(&self, uuid: Uuid, xml: &str) -> Result<(), HypervisorError> {
+        self.call("define_again", |world| {
+            let kept = world.written.get(xml).filter(|spec| spec.uuid == uuid).cloned();
+            let message = "the definition that was kept is of another domain".to_owned();
+            let garbled = HypervisorError::Garbled { operation: "define", message };
+            world.define(&kept.ok_or(garbled)?)
         })
         .await
     }
@@ -570,7 +582,10 @@ impl Hypervisor for FakeHypervisor {
         self.call("domain_xml", |world| {
             let domain = world.found(uuid)?;
             let next = domain.next_spec.as_ref().filter(|_| inactive);
-            Ok(xml::domain_xml(next.unwrap_or(&domain.spec)))
+            let spec = next.unwrap_or(&domain.spec).clone();
+            let text = xml::domain_xml(&spec);
+            world.written.insert(text.clone(), spec);
+            Ok(text)
         })
         .await
     }
@@ -588,11 +603,19 @@ impl Hypervisor for FakeHypervisor {
                 GraphicsSpec::Vnc { listen } => port.map(|port| (listen.clone(), port)),
                 GraphicsSpec::Spice { .. } => None,
             });
+            let spice = domain.spec.graphics.iter().find_map(|graphics| match graphics {
+                GraphicsSpec::Vnc { .. } => None,
+                // After VNC's, as QEMU's.
+                GraphicsSpec::Spice { .. } => {
+                    let port = port? + u16::from(vnc.is_some());
+                    Some(SpicePorts { port, tls_port: None })
+                }
+            });
             let serial = domain.spec.serials.iter().filter_map(|serial| match serial {
                 SerialSpec::Tcp { address, port, .. } => Some((address.clone(), *port)),
                 SerialSpec::Pty { .. } => None,
             });
-            Ok(ConsoleEndpoints { vnc, serial: serial.collect() })
+            Ok(ConsoleEndpoints { vnc, spice, serial: serial.collect() })
         })
         .await
     }

@@ -64,8 +64,17 @@ pub struct DomainEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConsoleEndpoints {
     pub vnc: Option<(String, u16)>,
+    pub spice: Option<SpicePorts>,
     /// A TCP serial port, one for each serial console.
     pub serial: Vec<(String, u16)>,
+}
+
+/// Where a guest's SPICE server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpicePorts {
+    pub port: u16,
+    /// For the channels that go over TLS.
+    pub tls_port: Option<u16>,
 }
 
 /// Counters of a running domain. Times in nanoseconds, memory in KiB, I/O in bytes and requests.
@@ -134,6 +143,10 @@ pub struct HostInfo {
 pub trait Hypervisor: Send + Sync {
     /// Defines the domain; one of this UUID that is already defined takes the new definition.
     async fn define(&self, spec: &DomainSpec) -> Result<(), HypervisorError>;
+
+    /// Defines the domain as [`Hypervisor::domain_xml`] gave it, before another definition took its
+    /// place. `Garbled` for what isn't this domain's, with nova's metadata.
+    async fn define_again(&self, uuid: Uuid, xml: &str) -> Result<(), HypervisorError>;
 
     /// Starts a defined domain; one that is already running stays as it is.
     async fn start(&self, uuid: Uuid, options: StartOptions) -> Result<(), HypervisorError>;

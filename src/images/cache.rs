@@ -26,7 +26,7 @@ use super::inspect::{FileContent, Format, InspectError, Inspected, Policy, inspe
 use super::lock::{Held, Locks};
 use super::provenance;
 use super::qemu_img::QemuImg;
-use super::{CachedImage, ImageError, ImageRequest, ImageSource, Progress};
+use super::{CachedImage, FoundImage, ImageError, ImageRequest, ImageSource, Progress};
 use crate::model::context::RequestContext;
 
 /// Between two looks at what another one has fetched so far.
@@ -71,6 +71,15 @@ impl Cache {
         self.directory.join(file_name(id))
     }
 
+    /// See [`super::ImageSource::look_up`].
+    pub async fn look_up(
+        &self,
+        context: &RequestContext,
+        image: &ImageRequest,
+    ) -> Result<FoundImage, ImageError> {
+        self.source.look_up(context, image).await
+    }
+
     /// See [`super::Images::cache`].
     ///
     /// # Cancel safety
@@ -102,6 +111,11 @@ impl Cache {
             blocking("remove", draft, remove_if_there).await?;
         }
         fetched
+    }
+
+    /// Whether the image with `id` is there; it counts as used then.
+    pub async fn has(&self, id: &str) -> Result<bool, ImageError> {
+        Ok(self.lookup(id, &self.path(id)).await?.is_some())
     }
 
     /// Inspects a file of the cache again: it may have been there since before a check was known.

@@ -33,9 +33,22 @@ pub fn record(directory: &Path, disk: &Disk) -> io::Result<()> {
         return Ok(());
     }
     map.insert(path.to_owned(), format);
+    store(directory, &map)
+}
+
+/// Lists these disks and no others.
+pub fn write(directory: &Path, disks: &[Disk]) -> io::Result<()> {
+    let entry = |disk: &Disk| {
+        let path = disk.path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((path.to_owned(), Value::String(disk.format.clone())))
+    };
+    store(directory, &disks.iter().map(entry).collect::<io::Result<_>>()?)
+}
+
+fn store(directory: &Path, map: &Map<String, Value>) -> io::Result<()> {
     let temporary = directory.join("disk.info.tmp");
     let mut file = std::fs::File::create(&temporary)?;
-    file.write_all(python_json(&map).as_bytes())?;
+    file.write_all(python_json(map).as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&temporary, directory.join(FILE_NAME))
 }

@@ -16,10 +16,13 @@ use super::blank_disks::check_name;
 use super::cache::{check_fits, file_name};
 use super::files::io_error;
 use super::{
-    Aged, Ageing, Blank, CachedImage, ConfigDriveFiles, Disk, ImageError, ImageRequest, Images,
-    Progress,
+    Aged, Ageing, Blank, CachedImage, ConfigDriveFiles, Disk, FoundImage, ImageError, ImageRequest,
+    Images, Progress,
 };
 use crate::model::context::RequestContext;
+use crate::model::object::ImageMeta;
+
+mod rescue;
 
 /// What `image` is as large as when the request doesn't say.
 const DEFAULT_BYTES: u64 = 1 << 20;
@@ -37,6 +40,14 @@ pub enum ImageCall {
     RemoveDirectory,
     AgeCache,
     StorageUsers,
+    LookUp,
+    CreateRescueRoot,
+    CreateRescueDrive,
+    KeepDefinition,
+    KeptDefinition,
+    ForgetDefinition,
+    RemoveRescue,
+    ClearDirectory,
 }
 
 /// A directory of the fake.
@@ -46,6 +57,8 @@ pub struct FakeDirectory {
     pub disks: Vec<Disk>,
     /// What the config drive holds, when there is one.
     pub config_drive: Option<ConfigDriveFiles>,
+    /// The definition from before a rescue.
+    pub kept: Option<String>,
 }
 
 #[derive(Default)]
@@ -53,6 +66,8 @@ struct World {
     cached: BTreeMap<PathBuf, CachedImage>,
     directories: BTreeMap<Uuid, FakeDirectory>,
     unknown: BTreeSet<String>,
+    described: BTreeMap<String, ImageMeta>,
+    cleared: Vec<Vec<String>>,
     fetches: usize,
     latency: Duration,
     failing: Vec<(ImageCall, When)>,
@@ -109,6 +124,16 @@ impl FakeImages {
     /// The source has no image with this id.
     pub fn forget_image(&self, id: &str) {
         self.world().unknown.insert(id.to_owned());
+    }
+
+    /// What the source says of the image with this id.
+    pub fn describe(&self, id: &str, meta: ImageMeta) {
+        self.world().described.insert(id.to_owned(), meta);
+    }
+
+    /// What was kept each time that an instance's directory was cleared.
+    pub fn cleared(&self) -> Vec<Vec<String>> {
+        self.world().cleared.clone()
     }
 
     /// A base image vanishes from the cache.
@@ -212,6 +237,20 @@ fn existing_base(world: &World, base: &CachedImage) -> Result<(), ImageError> {
 
 #[async_trait]
 impl Images for FakeImages {
+    async fn look_up(
+        &self,
+        _: &RequestContext,
+        image: &ImageRequest,
+    ) -> Result<FoundImage, ImageError> {
+        self.act(ImageCall::LookUp, |world| {
+            if world.unknown.contains(&image.id) {
+                return Err(ImageError::NotFound(image.id.clone()));
+            }
+            let meta = world.described.get(&image.id).cloned();
+            Ok(FoundImage { meta, kernel_id: None, ramdisk_id: None, image: image.clone() })
+        })
+    }
+
     async fn cache(
         &self,
         _: &RequestContext,
@@ -239,6 +278,11 @@ impl Images for FakeImages {
         })?;
         progress(size, Some(size));
         Ok(cached)
+    }
+
+    async fn is_cached(&self, id: &str) -> Result<bool, ImageError> {
+        let path = self.base_path(id);
+        self.act(ImageCall::Cache, |world| Ok(world.cached.contains_key(&path)))
     }
 
     async fn create_directory(&self, instance: Uuid) -> Result<PathBuf, ImageError> {

@@ -24,6 +24,8 @@ pub mod network_data;
 mod provenance;
 pub mod qemu_img;
 mod references;
+pub mod remake;
+pub mod rescue;
 pub mod sink;
 pub mod snapshots;
 pub mod source;
@@ -41,9 +43,12 @@ use uuid::Uuid;
 
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
+use crate::model::object::ImageMeta;
 
 pub use ageing::{Aged, Ageing};
 pub use blank::Blank;
+pub use remake::Remake;
+pub use rescue::RescueFiles;
 
 /// An image that a build asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,12 +68,37 @@ pub struct ImageRequest {
     pub any_file: bool,
 }
 
+impl ImageRequest {
+    /// One of which only the image service knows more.
+    pub fn by_id(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            url: None,
+            disk_format: None,
+            checksums: Vec::new(),
+            size: None,
+            any_file: false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checksum {
     /// `md5`, `sha1`, `sha256`, `sha512`
     pub algorithm: String,
     /// Lower-case hexadecimal.
     pub value: String,
+}
+
+/// An image as its source knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FoundImage {
+    /// `None`: the source knows images by their place alone.
+    pub meta: Option<ImageMeta>,
+    pub kernel_id: Option<String>,
+    pub ramdisk_id: Option<String>,
+    /// The request, with the source's checksums and size.
+    pub image: ImageRequest,
 }
 
 /// Bytes from an image source, from the offset that was asked for.
@@ -91,6 +121,15 @@ pub trait ImageSource: Send + Sync {
         image: &ImageRequest,
     ) -> Result<ImageRequest, ImageError> {
         Ok(image.clone())
+    }
+
+    /// What the source knows of an image that is only named.
+    async fn look_up(
+        &self,
+        _context: &RequestContext,
+        image: &ImageRequest,
+    ) -> Result<FoundImage, ImageError> {
+        Ok(FoundImage { meta: None, kernel_id: None, ramdisk_id: None, image: image.clone() })
     }
 
     /// Opens `image` for reading from `offset` bytes on, as whoever `context` names.
@@ -135,7 +174,14 @@ pub type Progress<'a> = &'a (dyn Fn(u64, Option<u64>) + Send + Sync);
 
 /// The image cache and the instance directories of this host.
 #[async_trait]
-pub trait Images: Send + Sync {
+pub trait Images: RescueFiles + Remake {
+    /// What its source knows of an image that is only named, by `context`'s rights.
+    async fn look_up(
+        &self,
+        context: &RequestContext,
+        image: &ImageRequest,
+    ) -> Result<FoundImage, ImageError>;
+
     /// Puts `image` into the cache and says where it is. However many ask at the same time, also
     /// from other processes, it is fetched once, by `context`'s rights. Hostile content never
     /// reaches the cache. May be dropped half-way, and leaves nothing then.
@@ -145,6 +191,9 @@ pub trait Images: Send + Sync {
         image: &ImageRequest,
         progress: Progress<'_>,
     ) -> Result<CachedImage, ImageError>;
+
+    /// Whether the image with `id` is in the cache; it counts as used then.
+    async fn is_cached(&self, id: &str) -> Result<bool, ImageError>;
 
     /// Makes the instance's directory; one that exists stays as it is.
     async fn create_directory(&self, instance: Uuid) -> Result<PathBuf, ImageError>;

@@ -193,6 +193,25 @@ impl QemuImg {
         Ok(())
     }
 
+    /// Has an overlay stand on another base, or on none, with its content as it was.
+    pub async fn rebase(
+        &self,
+        overlay: &Path,
+        base: Option<(&Path, &str)>,
+    ) -> Result<(), ImageError> {
+        let mut args: Vec<OsString> =
+            vec!["rebase".into(), "-q".into(), "-f".into(), "qcow2".into()];
+        match base {
+            Some((base, format)) => {
+                args.extend(["-b".into(), path_arg(base), "-F".into(), format.into()]);
+            }
+            None => args.extend(["-b".into(), "".into()]),
+        }
+        args.push(path_arg(overlay));
+        self.tool("qemu-img rebase", args, Some(overlay)).run().await?;
+        Ok(())
+    }
+
     /// Grows a disk; the caller knows that `size_bytes` is no less than it is now.
     pub async fn resize(
         &self,

@@ -26,8 +26,8 @@ use super::inspect::Policy;
 use super::lock::Locks;
 use super::qemu_img::QemuImg;
 use super::{
-    Aged, Ageing, CachedImage, ConfigDriveFiles, Disk, ImageError, ImageRequest, ImageSource,
-    Images, Progress, ageing, disk_info, storage_users,
+    Aged, Ageing, CachedImage, ConfigDriveFiles, Disk, FoundImage, ImageError, ImageRequest,
+    ImageSource, Images, Progress, ageing, disk_info, storage_users,
 };
 use crate::model::context::RequestContext;
 
@@ -80,6 +80,16 @@ impl StoreOptions {
             patience: Patience::default(),
         }
     }
+}
+
+/// What an overlay stands on once it is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stands<'a> {
+    /// The image that it was made of.
+    AsMade,
+    /// Another one: what differs is in the overlay.
+    On(&'a CachedImage),
+    Alone,
 }
 
 /// The real thing: files under `instances_path`.
@@ -152,7 +162,7 @@ impl HostImages {
     }
 
     /// A base must be a file of the cache.
-    async fn existing_base(&self, base: &CachedImage) -> Result<(), ImageError> {
+    pub(super) async fn existing_base(&self, base: &CachedImage) -> Result<(), ImageError> {
         if base.path.parent() != Some(self.cache.directory()) || base.path.file_name().is_none() {
             return Err(ImageError::BadPath(base.path.display().to_string()));
         }
@@ -221,10 +231,86 @@ impl HostImages {
         self.record(&disk).await?;
         Ok(Some(disk))
     }
+
+    /// Makes a disk to boot from.
+    pub(super) async fn make_root(
+        &self,
+        instance: Uuid,
+        name: &str,
+        base: &CachedImage,
+        size_gib: u64,
+        stands: Stands<'_>,
+    ) -> Result<Disk, ImageError> {
+        check_fits(base, size_gib)?;
+        let path = self.directory(instance).join(name);
+        let _writer = self.writer(instance).await;
+        let made_as = match self.backend {
+            Backend::Qcow2 => "qcow2",
+            Backend::Flat => base.format.as_str(),
+        };
+        if let Some(disk) = self.finished(&path, made_as).await? {
+            return Ok(disk);
+        }
+        self.existing_base(base).await?;
+        let inspected = self.cache.inspect("base", &base.path).await?;
+        // What was handed to us is older than what the file says now.
+        let base = CachedImage { virtual_size_bytes: inspected.virtual_size, ..base.clone() };
+        check_fits(&base, size_gib)?;
+        let size = match size_gib {
+            0 => None,
+            gib => Some(gib_to_bytes(gib).map_err(|e| io_error("size", &path, e))?),
+        };
+        let directory = self.existing_directory(instance).await?;
+        let draft = Draft(directory.join(format!("{name}.part")));
+        blocking("remove", &draft.0, remove_if_there).await?;
+        let format =
+            self.backend.create(&self.qemu_img, &draft.0, (&base, &inspected), size).await?;
+        if self.backend == Backend::Qcow2 {
+            match stands {
+                Stands::AsMade => {}
+                Stands::On(base) => {
+                    let base = (base.path.as_path(), base.format.as_str());
+                    self.qemu_img.rebase(&draft.0, Some(base)).await?;
+                }
+                Stands::Alone => self.qemu_img.rebase(&draft.0, None).await?,
+            }
+        }
+        if let Some(size) = size.filter(|_| self.preallocate_space) {
+            preallocate(&draft.0, size).await?;
+        }
+        let disk = Disk { path, format: format.to_owned() };
+        self.finish(&draft.0, &disk).await?;
+        info!(instance_uuid = %instance, name, format, size_gib, "root disk made");
+        Ok(disk)
+    }
+
+    pub(super) async fn make_config_drive(
+        &self,
+        instance: Uuid,
+        name: &str,
+        files: &ConfigDriveFiles,
+    ) -> Result<Disk, ImageError> {
+        let _writer = self.writer(instance).await;
+        let directory = self.existing_directory(instance).await?;
+        let draft = Draft(directory.join(format!("{name}.part")));
+        blocking("remove", &draft.0, remove_if_there).await?;
+        self.config_disk.create(&draft.0, &directory, files).await?;
+        let disk = Disk { path: directory.join(name), format: "raw".into() };
+        self.place(&draft.0, &disk.path).await?;
+        Ok(disk)
+    }
 }
 
 #[async_trait]
 impl Images for HostImages {
+    async fn look_up(
+        &self,
+        context: &RequestContext,
+        image: &ImageRequest,
+    ) -> Result<FoundImage, ImageError> {
+        self.cache.look_up(context, image).await
+    }
+
     async fn cache(
         &self,
         context: &RequestContext,
@@ -232,6 +318,10 @@ impl Images for HostImages {
         progress: Progress<'_>,
     ) -> Result<CachedImage, ImageError> {
         self.cache.get(context, image, progress).await
+    }
+
+    async fn is_cached(&self, id: &str) -> Result<bool, ImageError> {
+        self.cache.has(id).await
     }
 
     async fn create_directory(&self, instance: Uuid) -> Result<PathBuf, ImageError> {
@@ -271,37 +361,7 @@ impl Images for HostImages {
         base: &CachedImage,
         size_gib: u64,
     ) -> Result<Disk, ImageError> {
-        check_fits(base, size_gib)?;
-        let path = self.directory(instance).join("disk");
-        let _writer = self.writer(instance).await;
-        let made_as = match self.backend {
-            Backend::Qcow2 => "qcow2",
-            Backend::Flat => base.format.as_str(),
-        };
-        if let Some(disk) = self.finished(&path, made_as).await? {
-            return Ok(disk);
-        }
-        self.existing_base(base).await?;
-        let inspected = self.cache.inspect("base", &base.path).await?;
-        // What was handed to us is older than what the file says now.
-        let base = CachedImage { virtual_size_bytes: inspected.virtual_size, ..base.clone() };
-        check_fits(&base, size_gib)?;
-        let size = match size_gib {
-            0 => None,
-            gib => Some(gib_to_bytes(gib).map_err(|e| io_error("size", &path, e))?),
-        };
-        let directory = self.existing_directory(instance).await?;
-        let draft = Draft(directory.join("disk.part"));
-        blocking("remove", &draft.0, remove_if_there).await?;
-        let format =
-            self.backend.create(&self.qemu_img, &draft.0, (&base, &inspected), size).await?;
-        if let Some(size) = size.filter(|_| self.preallocate_space) {
-            preallocate(&draft.0, size).await?;
-        }
-        let disk = Disk { path, format: format.to_owned() };
-        self.finish(&draft.0, &disk).await?;
-        info!(instance_uuid = %instance, format, size_gib, "root disk made");
-        Ok(disk)
+        self.make_root(instance, "disk", base, size_gib, Stands::AsMade).await
     }
 
     async fn create_blank(
@@ -343,14 +403,7 @@ impl Images for HostImages {
         instance: Uuid,
         files: &ConfigDriveFiles,
     ) -> Result<Disk, ImageError> {
-        let _writer = self.writer(instance).await;
-        let directory = self.existing_directory(instance).await?;
-        let draft = Draft(directory.join("disk.config.part"));
-        blocking("remove", &draft.0, remove_if_there).await?;
-        self.config_disk.create(&draft.0, &directory, files).await?;
-        let disk = Disk { path: directory.join("disk.config"), format: "raw".into() };
-        self.place(&draft.0, &disk.path).await?;
-        Ok(disk)
+        self.make_config_drive(instance, "disk.config", files).await
     }
 
     async fn disks(&self, instance: Uuid) -> Result<Vec<Disk>, ImageError> {

@@ -26,6 +26,8 @@ struct State {
     bridges: Option<BTreeSet<String>>,
     allocated: BTreeMap<Uuid, Vec<Vif>>,
     plugged: BTreeSet<(Uuid, String)>,
+    /// Instances whose interfaces are on no host.
+    unbound: BTreeSet<Uuid>,
     /// Who is told of a plug, where ports are down until then.
     reports: Option<Reports>,
     /// Ports that are up.
@@ -73,6 +75,11 @@ impl FakeNetwork {
     /// The devices that are plugged, with their instance.
     pub fn plugged(&self) -> BTreeSet<(Uuid, String)> {
         self.state().plugged.clone()
+    }
+
+    /// Whether the instance's interfaces are on no host.
+    pub fn is_unbound(&self, instance: Uuid) -> bool {
+        self.state().unbound.contains(&instance)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -124,6 +131,20 @@ impl Network for FakeNetwork {
         Ok(())
     }
 
+    async fn release(
+        &self,
+        _: &RequestContext,
+        instance: &Instance,
+        port: Uuid,
+    ) -> Result<(), NetworkError> {
+        let mut state = self.enter("release", "interfaces")?;
+        if let Some(vifs) = state.allocated.get_mut(&uuid(instance)?) {
+            vifs.retain(|vif| vif.id != port);
+        }
+        state.active.remove(&port);
+        Ok(())
+    }
+
     async fn refresh(
         &self,
         _: &RequestContext,
@@ -139,8 +160,19 @@ impl Network for FakeNetwork {
         Ok(vifs)
     }
 
-    async fn bind(&self, _: &RequestContext, _: &Instance, _: &str) -> Result<(), NetworkError> {
-        self.enter("bind", "interfaces").map(drop)
+    async fn bind(
+        &self,
+        _: &RequestContext,
+        instance: &Instance,
+        _: &str,
+    ) -> Result<(), NetworkError> {
+        self.enter("bind", "interfaces")?.unbound.remove(&uuid(instance)?);
+        Ok(())
+    }
+
+    async fn unbind(&self, _: &RequestContext, instance: &Instance) -> Result<(), NetworkError> {
+        self.enter("unbind", "interfaces")?.unbound.insert(uuid(instance)?);
+        Ok(())
     }
 
     async fn active_ports(
@@ -152,6 +184,14 @@ impl Network for FakeNetwork {
         let vifs = state.allocated.get(&uuid(instance)?).into_iter().flatten();
         let active = |vif: &&Vif| state.reports.is_none() || state.active.contains(&vif.id);
         Ok(vifs.filter(active).map(|vif| vif.id).collect())
+    }
+
+    async fn security_groups(
+        &self,
+        _: &RequestContext,
+        _: &Instance,
+    ) -> Result<Vec<String>, NetworkError> {
+        self.enter("security_groups", "interfaces").map(|_| Vec::new())
     }
 
     async fn plug(&self, owner: PlugFor, vif: &Vif) -> Result<(), NetworkError> {
@@ -172,6 +212,12 @@ impl Network for FakeNetwork {
         let mut state = self.enter("unplug", &vif.device_name())?;
         state.plugged.remove(&(instance, vif.device_name()));
         state.active.remove(&vif.id);
+        Ok(())
+    }
+
+    async fn unplug_rest(&self, instance: Uuid) -> Result<(), NetworkError> {
+        let mut state = self.enter("unplug_rest", "interfaces")?;
+        state.plugged.retain(|(owner, _)| *owner != instance);
         Ok(())
     }
 }

@@ -113,6 +113,15 @@ pub trait Network: Send + Sync {
         keep: &[Uuid],
     ) -> Result<(), NetworkError>;
 
+    /// Gives one of its interfaces back, as [`Network::deallocate`] does all; absent is success, and one
+    /// that somebody else has by now is left alone.
+    async fn release(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+        port: Uuid,
+    ) -> Result<(), NetworkError>;
+
     /// The instance's interfaces as they are now. Nothing is recorded: that is the caller's.
     async fn refresh(
         &self,
@@ -129,6 +138,13 @@ pub trait Network: Send + Sync {
         host: &str,
     ) -> Result<(), NetworkError>;
 
+    /// Has the instance's interfaces on no host; they stay its own. One that fails is logged and left.
+    async fn unbind(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+    ) -> Result<(), NetworkError>;
+
     /// Those of the instance's ports that are up.
     async fn active_ports(
         &self,
@@ -136,9 +152,20 @@ pub trait Network: Send + Sync {
         instance: &Instance,
     ) -> Result<BTreeSet<Uuid>, NetworkError>;
 
+    /// The names of the security groups of the instance's ports, as often as ports have them; empty
+    /// where nothing is known of such groups.
+    async fn security_groups(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+    ) -> Result<Vec<String>, NetworkError>;
+
     /// Makes ready on the host what the VIF needs before its domain starts; a repeat changes nothing.
     async fn plug(&self, owner: PlugFor, vif: &Vif) -> Result<(), NetworkError>;
 
     /// Takes away what [`Network::plug`] made; absent is success.
     async fn unplug(&self, instance: Uuid, vif: &Vif) -> Result<(), NetworkError>;
+
+    /// Takes away what is left here of plugs that no record knows of any more; absent is success.
+    async fn unplug_rest(&self, instance: Uuid) -> Result<(), NetworkError>;
 }

@@ -81,6 +81,10 @@ impl Network for StandaloneNetwork {
         Ok(())
     }
 
+    async fn release(&self, _: &RequestContext, _: &Instance, _: Uuid) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
     async fn refresh(
         &self,
         _: &RequestContext,
@@ -94,6 +98,10 @@ impl Network for StandaloneNetwork {
         Ok(())
     }
 
+    async fn unbind(&self, _: &RequestContext, _: &Instance) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
     async fn active_ports(
         &self,
         _: &RequestContext,
@@ -102,12 +110,24 @@ impl Network for StandaloneNetwork {
         Ok(instance.vifs()?.iter().map(|vif| vif.id).collect())
     }
 
+    async fn security_groups(
+        &self,
+        _: &RequestContext,
+        _: &Instance,
+    ) -> Result<Vec<String>, NetworkError> {
+        Ok(Vec::new())
+    }
+
     async fn plug(&self, owner: PlugFor, vif: &Vif) -> Result<(), NetworkError> {
         self.plugger.plug(owner, vif).await
     }
 
     async fn unplug(&self, _: Uuid, vif: &Vif) -> Result<(), NetworkError> {
         self.plugger.unplug(vif).await
+    }
+
+    async fn unplug_rest(&self, instance: Uuid) -> Result<(), NetworkError> {
+        self.plugger.unplug_rest(instance).await
     }
 }
 

@@ -93,7 +93,7 @@ impl Claims for FakeNode {
     }
 
     async fn note(&self, _: &RequestContext, instance: &Instance) {
-        if instance.vm_state.value() == Some(&crate::model::state::VmState::Deleted) {
+        if super::usage::is_off_the_node(instance) {
             self.state().claimed.remove(&uuid_of(instance));
         }
     }

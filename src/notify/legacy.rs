@@ -27,6 +27,9 @@ pub fn action(event: &InstanceEvent<'_>, image_url: &str) -> Value {
     if let Some(name) = details.image_name {
         info.insert("image_name".to_owned(), name.into());
     }
+    if let Some(name) = details.rescue_image_name {
+        info.insert("rescue_image_name".to_owned(), name.into());
+    }
     if let Some(volume_id) = details.volume_id {
         info.insert("volume_id".to_owned(), volume_id.into());
     }

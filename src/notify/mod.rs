@@ -79,6 +79,10 @@ pub struct Details<'a> {
     pub image_name: Option<&'a str>,
     /// Of the image that a snapshot becomes.
     pub snapshot_image_id: Option<&'a str>,
+    /// Of the image that a rescue starts from.
+    pub rescue_image_name: Option<&'a str>,
+    /// The rescue image that was asked for.
+    pub rescue_image_ref: Option<&'a str>,
     /// Of the volume that comes or goes.
     pub volume_id: Option<&'a str>,
     /// Of a volume and of the one that takes its place.
@@ -101,6 +105,14 @@ pub enum Action {
     Resume,
     Snapshot,
     TriggerCrashDump,
+    SoftDelete,
+    Restore,
+    Rescue,
+    Unrescue,
+    Rebuild,
+    Shelve,
+    ShelveOffload,
+    Unshelve,
     VolumeAttach,
     VolumeDetach,
     VolumeSwap,
@@ -122,6 +134,14 @@ impl Action {
             Self::Resume => "resume",
             Self::Snapshot => "snapshot",
             Self::TriggerCrashDump => "trigger_crash_dump",
+            Self::SoftDelete => "soft_delete",
+            Self::Restore => "restore",
+            Self::Rescue => "rescue",
+            Self::Unrescue => "unrescue",
+            Self::Rebuild => "rebuild",
+            Self::Shelve => "shelve",
+            Self::ShelveOffload => "shelve_offload",
+            Self::Unshelve => "unshelve",
             Self::VolumeAttach => "volume_attach",
             Self::VolumeDetach => "volume_detach",
             Self::VolumeSwap => "volume_swap",
@@ -137,6 +157,11 @@ impl Action {
                 | Self::PowerOff
                 | Self::PowerOn
                 | Self::TriggerCrashDump
+                | Self::SoftDelete
+                | Self::Restore
+                | Self::Shelve
+                | Self::ShelveOffload
+                | Self::Unshelve
                 | Self::VolumeDetach
         )
     }

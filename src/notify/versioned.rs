@@ -26,6 +26,14 @@ pub fn action(
         data["snapshot_image_id"] = json!(event.details.snapshot_image_id);
         return object("InstanceActionSnapshotPayload", "1.10", data);
     }
+    if event.action == Action::Rescue {
+        data["rescue_image_ref"] = json!(event.details.rescue_image_ref);
+        return object("InstanceActionRescuePayload", "1.4", data);
+    }
+    if event.action == Action::Rebuild {
+        data["trusted_image_certificates"] = trusted_certificates(event.instance);
+        return object("InstanceActionRebuildPayload", "1.10", data);
+    }
     if let Some(volume_id) = event.details.volume_id {
         data["volume_id"] = volume_id.into();
         return object("InstanceActionVolumePayload", "1.7", data);
@@ -41,10 +49,13 @@ pub fn action(
     let (keypairs, tags) = (event.instance.keypairs.get(), event.instance.tags.get());
     data["keypairs"] = keypairs.iter().flat_map(|list| list.items()).map(keypair).collect();
     data["tags"] = tags.iter().flat_map(|list| list.items()).map(|tag| tag.tag.text()).collect();
-    let certificates = event.instance.trusted_certs.value();
-    data["trusted_image_certificates"] = json!(certificates.and_then(|certs| certs.ids.get()));
+    data["trusted_image_certificates"] = trusted_certificates(event.instance);
     data["instance_name"] = json!(event.instance.name(name_template).ok());
     object("InstanceCreatePayload", "1.13", data)
+}
+
+fn trusted_certificates(instance: &Instance) -> Value {
+    json!(instance.trusted_certs.value().and_then(|certificates| certificates.ids.get()))
 }
 
 /// The payload of `exists`.

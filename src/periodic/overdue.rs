@@ -1,5 +1,7 @@
-//! Instances whose time is up: soft-deleted ones that nobody wants back, and builds that take too
-//! long. nova: compute/manager.py, `_reclaim_queued_deletes`, `_check_instance_build_time`
+//! Instances whose time is up: soft-deleted ones that nobody wants back, rescued ones, shelved ones that
+//! are still here, and builds that take too long.
+//! nova: compute/manager.py, `_reclaim_queued_deletes`, `_poll_rescued_instances`,
+//! `_poll_shelved_instances`, `_check_instance_build_time`
 
 use std::time::Duration;
 
@@ -11,8 +13,9 @@ use crate::model::context::RequestContext;
 use crate::model::object::Instance;
 use crate::model::state::{TaskState, VmState};
 use crate::model::time::Timestamp;
-use crate::records::{Expected, RecordsError};
+use crate::records::{Expected, InstancePart, RecordsError};
 use crate::telemetry::Chain;
+use crate::workflow::shelved;
 use crate::workflow::terminate::Terminate;
 
 /// Deletes what was soft-deleted longer than `after` ago.
@@ -20,24 +23,78 @@ use crate::workflow::terminate::Terminate;
 /// # Errors
 /// The records can't be read; an instance that can't be deleted is logged.
 pub async fn reclaim(own: &OwnRequests, after: Duration) -> Result<(), RecordsError> {
-    let context = RequestContext::admin();
     let queued = move |instance: &Instance| {
-        instance.vm_state.value() == Some(&VmState::SoftDeleted)
-            && instance.task_state.value().is_none()
-            && is_older(instance.deleted_at.value(), after)
+        is_idle(instance, VmState::SoftDeleted) && is_older(instance.deleted_at.value(), after)
     };
-    for instance in own.backends().records.instances(&context, &[]).await? {
-        if !(queued(&instance) && is_ours(own, &instance)) {
+    each(own, &[], queued, |own, context, instance| async move {
+        info!(instance_uuid = ?instance.uuid.get(), "reclaiming a soft-deleted instance");
+        own.submit(&context, instance, "terminate_instance", Terminate::new).await
+    })
+    .await
+}
+
+/// Unrescues what has been rescued for longer than `after`.
+///
+/// # Errors
+/// The records can't be read; an instance that can't be unrescued is logged.
+pub async fn unrescue(own: &OwnRequests, after: Duration) -> Result<(), RecordsError> {
+    let overdue = move |instance: &Instance| {
+        is_idle(instance, VmState::Rescued) && is_older(instance.launched_at.value(), after)
+    };
+    each(own, &[], overdue, |own, context, instance| async move {
+        info!(instance_uuid = ?instance.uuid.get(), "its time to be rescued is over");
+        own.unrescue(&context, instance).await
+    })
+    .await
+}
+
+/// Has what was shelved longer than `after` ago leave this host. One whose record doesn't say when it was
+/// shelved stays: nobody knows whether there is an image of it.
+///
+/// # Errors
+/// The records can't be read; an instance that can't leave is logged.
+pub async fn offload(own: &OwnRequests, after: Duration) -> Result<(), RecordsError> {
+    let overdue = move |instance: &Instance| {
+        let since = shelved::shelved_at(instance);
+        is_idle(instance, VmState::Shelved) && since.is_some() && is_older(since.as_ref(), after)
+    };
+    each(own, &[InstancePart::SystemMetadata], overdue, |own, context, instance| async move {
+        info!(instance_uuid = ?instance.uuid.get(), "offloading a shelved instance");
+        own.offload(&context, instance).await
+    })
+    .await
+}
+
+/// Whether the instance is in this state, and nobody is at work on it.
+fn is_idle(instance: &Instance, vm_state: VmState) -> bool {
+    instance.vm_state.value() == Some(&vm_state) && instance.task_state.value().is_none()
+}
+
+/// Does `work` on every instance of this host that is `overdue`, in a turn of its own; looked at again
+/// then, as others may have come first.
+async fn each<W, F, O>(
+    own: &OwnRequests,
+    parts: &[InstancePart],
+    overdue: O,
+    work: W,
+) -> Result<(), RecordsError>
+where
+    O: Fn(&Instance) -> bool + Copy + Send + Sync + 'static,
+    W: Fn(OwnRequests, RequestContext, Instance) -> F + Copy + Send + 'static,
+    F: Future<Output = Result<(), OwnError>> + Send,
+{
+    let context = RequestContext::admin();
+    for instance in own.backends().records.instances(&context, parts).await? {
+        if !(overdue(&instance) && is_ours(own, &instance)) {
             continue;
         }
         let Ok(uuid) = instance.uuid() else { continue };
         let (again, context) = (own.clone(), context.clone());
         let turn = async move {
-            let Some(instance) = fresh(&again, &context, uuid).await?.filter(queued) else {
-                return Ok(());
-            };
-            info!(instance_uuid = %uuid, "reclaiming a soft-deleted instance");
-            again.submit(&context, instance, "terminate_instance", Terminate::new).await
+            match fresh(&again, &context, uuid).await?.filter(|found| overdue(found)) {
+                Some(instance) => work(again, context, instance).await,
+                None => Ok(()),
+            }
         };
         let done = own.dispatcher().if_idle(uuid, turn).await;
         log_failure(uuid, done);
@@ -105,6 +162,7 @@ fn log_failure(uuid: Uuid, done: Option<Result<(), OwnError>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workflow::shelf_tests::{rescue, shelve};
     use crate::workflow::world::{UUID, World};
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -142,6 +200,64 @@ mod tests {
             assert_eq!(deleted, gone, "{age:?} {task_state:?}");
         }
         assert_eq!(world.leftovers().await, Vec::<String>::new());
+    }
+
+    async fn settle(own: &OwnRequests) {
+        while own.dispatcher().is_busy(UUID) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn vm_state(world: &World) -> Option<VmState> {
+        world.records.all()[0].vm_state.value().copied()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_rescued_long_ago_is_unrescued() {
+        let world = World::with_guest().await;
+        let own = world.own_requests();
+        own.submit(
+            &RequestContext::admin(),
+            world.records.all().remove(0),
+            "rescue_instance",
+            |_| rescue(),
+        )
+        .await
+        .unwrap();
+        settle(&own).await;
+        for (age, expected) in [(HOUR / 2, VmState::Rescued), (HOUR * 2, VmState::Active)] {
+            world.change(|instance| instance.launched_at.set(ago(age))).await;
+            unrescue(&own, HOUR).await.unwrap();
+            settle(&own).await;
+            assert_eq!(vm_state(&world), Some(expected), "{age:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_shelved_long_ago_leaves_the_host() {
+        let world = World::with_guest().await;
+        let own = world.own_requests();
+        let record = world.records.all().remove(0);
+        own.submit(&RequestContext::admin(), record, "shelve_instance", |_| shelve())
+            .await
+            .unwrap();
+        settle(&own).await;
+        for (at, expected) in [
+            (Some("2999-01-01T00:00:00.000000"), VmState::Shelved),
+            (None, VmState::Shelved),
+            (Some("2020-01-01T00:00:00.000000"), VmState::ShelvedOffloaded),
+        ] {
+            world
+                .change(|instance| {
+                    instance.system_metadata.update(|metadata| {
+                        metadata.insert("shelved_at".to_owned(), at.map(str::to_owned));
+                    });
+                })
+                .await;
+            offload(&own, HOUR).await.unwrap();
+            settle(&own).await;
+            assert_eq!(vm_state(&world), Some(expected), "{at:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -41,7 +41,7 @@ pub(crate) struct Letter {
     pub(crate) body: Vec<u8>,
 }
 
-type Outcome = Result<Taken, lapin::Error>;
+pub(crate) type Outcome = Result<Taken, lapin::Error>;
 
 /// The channel. Its task ends when the line is dropped and what is under way is settled.
 #[derive(Debug)]
@@ -70,6 +70,14 @@ impl Line {
         let (settled, outcome) = oneshot::channel();
         self.letters.send((letter, settled)).await.ok()?;
         outcome.await.ok()
+    }
+
+    /// Gives the line a message if it has room for one: it goes out before all that come after. The
+    /// confirm can be waited for.
+    pub(crate) fn post(&self, letter: Letter) -> Option<oneshot::Receiver<Outcome>> {
+        let (settled, outcome) = oneshot::channel();
+        self.letters.try_send((letter, settled)).ok()?;
+        Some(outcome)
     }
 
     /// What was declared for messages of this line stays known as long as the line.

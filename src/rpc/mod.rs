@@ -42,6 +42,7 @@ pub mod request;
 pub mod server;
 #[cfg(test)]
 mod server_tests;
+mod shelf_arguments;
 mod snapshot_arguments;
 pub mod tls;
 mod topology;

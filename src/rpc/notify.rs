@@ -1,9 +1,12 @@
-//! Notifications over the bus. They never hold up or fail the work that they tell of: they wait in
-//! a bounded queue and one task sends them in order.
+//! Notifications over the bus. They never hold up or fail the work that they tell of: one that can't
+//! go out at once waits in a bounded queue, and one task sees to it that they arrive, in order. As
+//! long as the broker takes them, a notification is on the line before what its teller asks of
+//! others next, so that who listens hears them in that order.
 //!
 //! oslo.messaging: notify/notifier.py, notify/messaging.py; nova: rpc.py, get_versioned_notifier
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -19,7 +22,7 @@ use crate::notify::message::{Notification, Outbox};
 use crate::rpc::counters::Counters;
 use crate::rpc::envelope::{self, new_id};
 use crate::rpc::options::RabbitOptions;
-use crate::rpc::publisher::{Destination, Publication, Publisher};
+use crate::rpc::publisher::{Destination, Posted, Publication, Publisher};
 use crate::rpc::topology;
 
 /// Notifications that may wait for a broker. Beyond it the newest are dropped, and counted.
@@ -39,7 +42,10 @@ pub struct NotifyOptions {
 /// Sends notifications. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Notifier {
-    queue: mpsc::Sender<Publication>,
+    publisher: Arc<Publisher>,
+    queue: mpsc::Sender<Queued>,
+    /// Of those in the queue, how many are not on the line yet.
+    behind: Arc<AtomicUsize>,
     options: Arc<NotifyOptions>,
     rabbit: Arc<RabbitOptions>,
     exchange: Arc<str>,
@@ -57,9 +63,13 @@ impl Notifier {
         closing: CancellationToken,
     ) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING);
-        tasks.spawn(send_in_order(waiting, publisher, options.retry, closing));
+        let behind = Arc::new(AtomicUsize::new(0));
+        let sending = Sending { publisher: publisher.clone(), behind: behind.clone() };
+        tasks.spawn(sending.in_order(waiting, options.retry, closing));
         Self {
+            publisher,
             queue,
+            behind,
             options: Arc::new(options),
             rabbit: Arc::new(rabbit.clone()),
             exchange: exchange.into(),
@@ -69,7 +79,7 @@ impl Notifier {
 }
 
 impl Outbox for Notifier {
-    /// Puts it in the queue. Never waits; a full queue drops it.
+    /// Puts it on the line, or in the queue. Never waits; a full queue drops it.
     fn send(&self, context: &RequestContext, notification: &Notification) {
         let message = message(notification, context);
         let body = if self.options.envelope {
@@ -83,7 +93,7 @@ impl Outbox for Notifier {
             let queue = topology::notification_queue(&self.rabbit, &self.exchange, &routing_key);
             let to = Destination::Bound(queue);
             let publication = Publication { to, body: body.clone(), expiration: None };
-            if self.queue.try_send(publication).is_err() {
+            if !self.take(publication) {
                 self.counters.notifications_dropped.add();
                 let event_type = &notification.event_type;
                 warn!(event_type, "a notification was dropped: too many wait for RabbitMQ");
@@ -92,27 +102,65 @@ impl Outbox for Notifier {
     }
 }
 
-async fn send_in_order(
-    mut waiting: mpsc::Receiver<Publication>,
+impl Notifier {
+    /// `false` when there is no room.
+    fn take(&self, publication: Publication) -> bool {
+        let Ok(place) = self.queue.try_reserve() else { return false };
+        let none_before = self.behind.load(Ordering::Acquire) == 0;
+        let posted = none_before.then(|| self.publisher.post(&publication)).flatten();
+        if posted.is_none() {
+            self.behind.fetch_add(1, Ordering::AcqRel);
+        }
+        place.send(Queued { publication, posted });
+        true
+    }
+}
+
+/// A notification that isn't known to have arrived.
+#[derive(Debug)]
+struct Queued {
+    publication: Publication,
+    /// It is on the line already.
+    posted: Option<Posted>,
+}
+
+struct Sending {
     publisher: Arc<Publisher>,
-    retry: Option<u32>,
-    closing: CancellationToken,
-) {
-    let mut closed = false;
-    loop {
-        let next = tokio::select! {
-            next = waiting.recv() => next,
-            () = closing.cancelled(), if !closed => {
-                // What is queued still goes out; nothing new gets in.
-                waiting.close();
-                closed = true;
+    behind: Arc<AtomicUsize>,
+}
+
+impl Sending {
+    async fn in_order(
+        self,
+        mut waiting: mpsc::Receiver<Queued>,
+        retry: Option<u32>,
+        closing: CancellationToken,
+    ) {
+        let mut closed = false;
+        loop {
+            let next = tokio::select! {
+                next = waiting.recv() => next,
+                () = closing.cancelled(), if !closed => {
+                    // What is queued still goes out; nothing new gets in.
+                    waiting.close();
+                    closed = true;
+                    continue;
+                }
+            };
+            let Some(Queued { publication, posted }) = next else { return };
+            let was_behind = posted.is_none();
+            if let Some(posted) = posted
+                && self.publisher.is_taken(posted).await
+            {
                 continue;
             }
-        };
-        let Some(publication) = next else { return };
-        let deadline = retry.map(|retry| Instant::now() + TRY_FOR * (retry.saturating_add(1)));
-        if let Err(error) = publisher.publish(&publication, deadline).await {
-            warn!(%error, "a notification was not sent");
+            let deadline = retry.map(|retry| Instant::now() + TRY_FOR * (retry.saturating_add(1)));
+            if let Err(error) = self.publisher.publish(&publication, deadline).await {
+                warn!(%error, "a notification was not sent");
+            }
+            if was_behind {
+                self.behind.fetch_sub(1, Ordering::AcqRel);
+            }
         }
     }
 }

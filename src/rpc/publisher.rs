@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -13,7 +14,7 @@ use tracing::{debug, info, warn};
 use crate::rpc::compression::Compression;
 use crate::rpc::counters::Counters;
 use crate::rpc::declare;
-use crate::rpc::line::{Letter, Line, Taken};
+use crate::rpc::line::{Letter, Line, Outcome, Taken};
 use crate::rpc::link::{Brokers, Link};
 use crate::rpc::topology::{ExchangeSpec, QueueSpec};
 
@@ -68,6 +69,13 @@ pub(crate) struct Publisher {
     not_durable: Mutex<HashSet<String>>,
     counters: Arc<Counters>,
     closed: CancellationToken,
+}
+
+/// A message that is on the line.
+#[derive(Debug)]
+pub(crate) struct Posted {
+    line: Arc<Line>,
+    outcome: oneshot::Receiver<Outcome>,
 }
 
 /// Why one try failed.
@@ -143,6 +151,34 @@ impl Publisher {
     async fn try_once(&self, message: &Publication) -> Result<(), Failed> {
         let line = self.line().await.map_err(|error| Failed::Broken(error.to_string()))?;
         self.declare(&line, &message.to).await?;
+        settled(&line, line.send(self.letter(message))).await
+    }
+
+    /// Puts a message on the line at once, before all that is published later. `None` when that
+    /// can't be without waiting: nothing is sent then.
+    pub(crate) fn post(&self, message: &Publication) -> Option<Posted> {
+        let line = self.line.try_lock().ok()?.as_ref().filter(|line| line.is_up())?.clone();
+        if !line.has_declared(message.to.name()) {
+            return None;
+        }
+        let outcome = line.post(self.letter(message))?;
+        Some(Posted { line, outcome })
+    }
+
+    /// Whether the broker has taken what was posted.
+    pub(crate) async fn is_taken(&self, posted: Posted) -> bool {
+        let Posted { line, outcome } = posted;
+        let taken = tokio::select! {
+            taken = settled(&line, async { outcome.await.ok() }) => taken.is_ok(),
+            () = self.closed.cancelled() => false,
+        };
+        if taken {
+            self.counters.published.add();
+        }
+        taken
+    }
+
+    fn letter(&self, message: &Publication) -> Letter {
         let (exchange, routing_key) = message.to.address();
         let mut properties = BasicProperties::default()
             .with_content_type("application/json".into())
@@ -154,7 +190,7 @@ impl Publisher {
             let text = expiration.as_millis().to_string();
             properties = properties.with_expiration(text.as_str().into());
         }
-        let letter = Letter {
+        Letter {
             exchange: exchange.to_owned(),
             routing_key: routing_key.to_owned(),
             options: BasicPublishOptions {
@@ -166,18 +202,6 @@ impl Publisher {
                 Some(method) => method.compress(&message.body),
                 None => message.body.clone(),
             },
-        };
-        match wait_unless_blocked(&line.link, line.send(letter)).await {
-            None => {
-                warn!(broker = line.link.broker, "no confirm in time: reconnecting");
-                line.link.cut();
-                Err(Failed::Broken("no confirm".into()))
-            }
-            Some(None) => Err(Failed::Broken("the channel is closed".into())),
-            Some(Some(Err(error))) => Err(Failed::Broken(error.to_string())),
-            Some(Some(Ok(Taken::Refused))) => Err(Failed::Broken("the broker refused it".into())),
-            Some(Some(Ok(Taken::Returned))) => Err(Failed::Undeliverable),
-            Some(Some(Ok(Taken::Yes))) => Ok(()),
         }
     }
 
@@ -283,6 +307,25 @@ impl Destination {
                 (exchange.map_or("", |exchange| &exchange.name), &queue.routing_key)
             }
         }
+    }
+}
+
+/// What a confirm says of a message.
+async fn settled(
+    line: &Line,
+    confirm: impl Future<Output = Option<Outcome>>,
+) -> Result<(), Failed> {
+    match wait_unless_blocked(&line.link, confirm).await {
+        None => {
+            warn!(broker = line.link.broker, "no confirm in time: reconnecting");
+            line.link.cut();
+            Err(Failed::Broken("no confirm".into()))
+        }
+        Some(None) => Err(Failed::Broken("the channel is closed".into())),
+        Some(Some(Err(error))) => Err(Failed::Broken(error.to_string())),
+        Some(Some(Ok(Taken::Refused))) => Err(Failed::Broken("the broker refused it".into())),
+        Some(Some(Ok(Taken::Returned))) => Err(Failed::Undeliverable),
+        Some(Some(Ok(Taken::Yes))) => Ok(()),
     }
 }
 

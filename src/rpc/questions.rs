@@ -23,11 +23,19 @@ const WITHIN: Duration = Duration::from_secs(60);
 pub(crate) struct Questions {
     turns: Semaphore,
     places: Semaphore,
+    at_all: usize,
+    within: Duration,
 }
 
 impl Questions {
     pub(crate) fn new() -> Self {
-        Self { turns: Semaphore::new(AT_ONCE), places: Semaphore::new(AT_ALL) }
+        Self::of(AT_ONCE, AT_ALL, WITHIN)
+    }
+
+    /// For what takes longer than a question does.
+    pub(crate) fn of(at_once: usize, at_all: usize, within: Duration) -> Self {
+        let (turns, places) = (Semaphore::new(at_once), Semaphore::new(at_all));
+        Self { turns, places, at_all, within }
     }
 
     /// Answers when its turn comes. `work` may be dropped half-way.
@@ -41,13 +49,15 @@ impl Questions {
     ) -> Result<Value, Fault> {
         let unavailable = |why: String| Fault::nova("HypervisorUnavailable", why);
         let Ok(_place) = self.places.try_acquire() else {
-            return Err(unavailable(format!("{AT_ALL} questions wait for their answers already")));
+            let all = self.at_all;
+            return Err(unavailable(format!("{all} questions wait for their answers already")));
         };
         let answer = async {
             let _turn = self.turns.acquire().await;
             work.await
         };
-        let answered = timeout(WITHIN, answer).await;
-        answered.unwrap_or_else(|_| Err(unavailable(format!("no answer within {WITHIN:?}"))))
+        let answered = timeout(self.within, answer).await;
+        let late = || Err(unavailable(format!("no answer within {:?}", self.within)));
+        answered.unwrap_or_else(|_| late())
     }
 }

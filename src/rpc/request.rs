@@ -6,8 +6,10 @@ use uuid::Uuid;
 use super::failure::Fault;
 use super::image_argument;
 use super::network_arguments;
+use super::shelf_arguments;
 use super::snapshot_arguments::{target_image, volume_snapshots};
 use super::volume_arguments;
+use crate::dispatch::console::ConsoleKind;
 use crate::dispatch::events::InstanceEvent;
 use crate::dispatch::query::{GuestFacts, Tail};
 use crate::model::context::RequestContext;
@@ -28,17 +30,24 @@ use crate::workflow::power_off::PowerOff;
 use crate::workflow::power_on::PowerOn;
 use crate::workflow::quiesce::Quiesce;
 use crate::workflow::reboot::{Kind, Reboot};
+use crate::workflow::rebuild::Rebuild;
 use crate::workflow::reschedule::{BuildArguments, METHOD};
+use crate::workflow::rescue::Rescue;
 use crate::workflow::reserve_device::ReserveDevice;
 use crate::workflow::resume::Resume;
 use crate::workflow::set_password::SetPassword;
+use crate::workflow::shelve::Shelve;
+use crate::workflow::shelve_offload::ShelveOffload;
 use crate::workflow::snapshot::{Kind as SnapshotKind, Snapshot};
+use crate::workflow::soft_delete::SoftDelete;
 use crate::workflow::spawn::{Build, Spawn};
 use crate::workflow::suspend::Suspend;
 use crate::workflow::swap_volume::SwapVolume;
 use crate::workflow::terminate::Terminate;
 use crate::workflow::unpause::Unpause;
 use crate::workflow::unquiesce::Unquiesce;
+use crate::workflow::unrescue::Unrescue;
+use crate::workflow::unshelve::Unshelve;
 
 /// What is asked.
 #[derive(Debug)]
@@ -48,6 +57,8 @@ pub enum Request {
     Ask(Question),
     /// What others report.
     Events(Vec<InstanceEvent>),
+    /// Images that are to be fetched ahead, by their ids.
+    CacheImages(Vec<String>),
 }
 
 /// A request that changes no instance.
@@ -58,13 +69,9 @@ pub enum Question {
         tail: Tail,
     },
     /// `building`: the instance may have no domain yet.
-    VncConsole {
+    Console {
         uuid: Uuid,
-        console_type: String,
-        building: bool,
-    },
-    SerialConsole {
-        uuid: Uuid,
+        kind: ConsoleKind,
         console_type: String,
         building: bool,
     },
@@ -90,8 +97,7 @@ impl Question {
     pub fn uuid(&self) -> Option<Uuid> {
         match self {
             Self::ConsoleOutput { uuid, .. }
-            | Self::VncConsole { uuid, .. }
-            | Self::SerialConsole { uuid, .. }
+            | Self::Console { uuid, .. }
             | Self::ValidateConsolePort { uuid, .. }
             | Self::Diagnostics { uuid, .. }
             | Self::LegacyDiagnostics { uuid, .. } => Some(*uuid),
@@ -146,6 +152,41 @@ pub const METHODS: &[Method] = &[
     method("unquiesce_instance", &["instance"], &["mapping"]),
     method("set_admin_password", &["instance", "new_pass"], &[]),
     method("trigger_crash_dump", &["instance"], &[]),
+    method("soft_delete_instance", &["instance"], &[]),
+    method("restore_instance", &["instance"], &[]),
+    method(
+        "rescue_instance",
+        &["instance", "rescue_password", "rescue_image_ref", "clean_shutdown"],
+        &[],
+    ),
+    method("unrescue_instance", &["instance"], &[]),
+    method(
+        "rebuild_instance",
+        &[
+            "instance",
+            "orig_image_ref",
+            "image_ref",
+            "injected_files",
+            "new_pass",
+            "orig_sys_metadata",
+            "bdms",
+            "recreate",
+            "on_shared_storage",
+            "preserve_ephemeral",
+            "migration",
+            "scheduled_node",
+            "limits",
+            "request_spec",
+        ],
+        &["accel_uuids", "reimage_boot_volume", "target_state"],
+    ),
+    method("shelve_instance", &["instance", "image_id", "clean_shutdown"], &["accel_uuids"]),
+    method("shelve_offload_instance", &["instance", "clean_shutdown"], &["accel_uuids"]),
+    method(
+        "unshelve_instance",
+        &["instance", "image", "filter_properties", "node"],
+        &["request_spec", "accel_uuids"],
+    ),
     method("attach_volume", &["instance", "bdm"], &[]),
     method("detach_volume", &["volume_id", "instance", "attachment_id"], &[]),
     method(
@@ -160,12 +201,14 @@ pub const METHODS: &[Method] = &[
     ),
     method("get_console_output", &["instance", "tail_length"], &[]),
     method("get_vnc_console", &["console_type", "instance"], &[]),
+    method("get_spice_console", &["console_type", "instance"], &[]),
     method("get_serial_console", &["console_type", "instance"], &[]),
     method("validate_console_port", &["instance", "port", "console_type"], &[]),
     method("get_diagnostics", &["instance"], &[]),
     method("get_instance_diagnostics", &["instance"], &[]),
     method("get_host_uptime", &[], &[]),
     method("set_host_enabled", &["enabled"], &[]),
+    method("cache_images", &["image_ids"], &[]),
     method("external_instance_event", &["instances", "events"], &[]),
 ];
 
@@ -175,7 +218,6 @@ pub const ABSENT: &[&str] = &[
     "add_fixed_ip_to_instance",
     "allow_share",
     "attach_interface",
-    "cache_images",
     "check_can_live_migrate_destination",
     "check_can_live_migrate_source",
     "check_instance_shared_storage",
@@ -190,7 +232,6 @@ pub const ABSENT: &[&str] = &[
     "finish_snapshot_based_resize_at_dest",
     "get_mks_console",
     "get_rdp_console",
-    "get_spice_console",
     "host_maintenance_mode",
     "host_power_action",
     "inject_network_info",
@@ -202,20 +243,12 @@ pub const ABSENT: &[&str] = &[
     "prep_resize",
     "prep_snapshot_based_resize_at_dest",
     "prep_snapshot_based_resize_at_source",
-    "rebuild_instance",
     "remove_fixed_ip_from_instance",
     "remove_volume_connection",
-    "rescue_instance",
     "resize_instance",
-    "restore_instance",
     "revert_resize",
     "revert_snapshot_based_resize_at_dest",
     "rollback_live_migration_at_destination",
-    "shelve_instance",
-    "shelve_offload_instance",
-    "soft_delete_instance",
-    "unrescue_instance",
-    "unshelve_instance",
     "volume_snapshot_create",
     "volume_snapshot_delete",
 ];
@@ -289,6 +322,30 @@ pub fn decode(
             message.change(|subject| SetPassword::new(subject, password))
         }
         "trigger_crash_dump" => message.change(CrashDump::new),
+        "soft_delete_instance" => message.change(SoftDelete::new),
+        "restore_instance" => message.change(PowerOn::restoring),
+        "rescue_instance" => {
+            let asked = shelf_arguments::rescue(&message.args, from_root)?;
+            message.change(|subject| Rescue::new(subject, asked))
+        }
+        "unrescue_instance" => message.change(Unrescue::new),
+        "rebuild_instance" => {
+            let asked = shelf_arguments::rebuild(&mut message.args, from_root)?;
+            message.change(|subject| Rebuild::new(subject, asked))
+        }
+        "shelve_instance" => {
+            let image = target_image(&message.args, from_root)?;
+            let clean = flag(&message.args, "clean_shutdown")?;
+            message.change(|subject| Shelve::new(subject, image, clean))
+        }
+        "shelve_offload_instance" => {
+            let clean = flag(&message.args, "clean_shutdown")?;
+            message.change(|subject| ShelveOffload::new(subject, clean))
+        }
+        "unshelve_instance" => {
+            let build = shelf_arguments::unshelve(&mut message.args, from_root)?;
+            message.change(|subject| Unshelve::new(subject, build))
+        }
         "attach_volume" => {
             let device = volume_arguments::attached(&mut message.args, from_root)?;
             message.change(|subject| AttachVolume::new(subject, device))
@@ -306,8 +363,21 @@ pub fn decode(
             message.change(|subject| ReserveDevice::new(subject, asked))
         }
         "external_instance_event" => network_arguments::events(message.args).map(Request::Events),
+        "cache_images" => image_ids(&message.args).map(Request::CacheImages),
         _ => decode_question(name, message.args).map(Request::Ask),
     }
+}
+
+/// nova-api takes as many as a database column has room for.
+const MAX_IMAGES: usize = 1000;
+
+fn image_ids(args: &Map<String, Value>) -> Result<Vec<String>, Fault> {
+    let wrong = || Fault::nova("InvalidInput", "image_ids is not a list of images' ids");
+    let ids = args.get("image_ids").and_then(Value::as_array).ok_or_else(wrong)?;
+    if ids.len() > MAX_IMAGES {
+        return Err(wrong());
+    }
+    ids.iter().map(|id| id.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
 }
 
 /// A message whose method and argument names are checked.
@@ -347,14 +417,14 @@ fn decode_question(name: &str, mut args: Map<String, Value>) -> Result<Question,
     let uuid = instance.uuid().map_err(|error| object_fault(&error))?;
     let console_type = || text(&args, "console_type");
     let building = instance.vm_state.value() == Some(&VmState::Building);
+    let opens = |kind, console_type| Question::Console { uuid, kind, console_type, building };
     Ok(match name {
         "get_console_output" => {
             Question::ConsoleOutput { uuid, tail: tail(args.get("tail_length")) }
         }
-        "get_vnc_console" => Question::VncConsole { uuid, console_type: console_type()?, building },
-        "get_serial_console" => {
-            Question::SerialConsole { uuid, console_type: console_type()?, building }
-        }
+        "get_vnc_console" => opens(ConsoleKind::Vnc, console_type()?),
+        "get_spice_console" => opens(ConsoleKind::Spice, console_type()?),
+        "get_serial_console" => opens(ConsoleKind::Serial, console_type()?),
         "validate_console_port" => {
             let port = match args.get("port") {
                 Some(Value::Number(number)) => number.to_string(),
@@ -403,14 +473,14 @@ fn decode_build(message: Message<'_>, from_root: bool) -> Result<Request, Fault>
 }
 
 /// What the scheduler counted on: an object from 2023.1 on, `{}` where there are no limits.
-fn limits(args: &mut Map<String, Value>) -> Result<Option<SchedulerLimits>, Fault> {
+pub(super) fn limits(args: &mut Map<String, Value>) -> Result<Option<SchedulerLimits>, Fault> {
     match args.get("limits") {
         Some(Value::Object(all)) if all.is_empty() => Ok(None),
         _ => take_optional(args, "limits"),
     }
 }
 
-fn injected_files(value: Option<&Value>) -> Result<Vec<(String, Secret)>, Fault> {
+pub(super) fn injected_files(value: Option<&Value>) -> Result<Vec<(String, Secret)>, Fault> {
     let Some(Value::Array(files)) = value else { return Ok(Vec::new()) };
     let read = |file: &Value| match file.as_array().map(Vec::as_slice) {
         Some([Value::String(path), Value::String(content)]) => {
@@ -468,7 +538,7 @@ pub(super) fn text(args: &Map<String, Value>, name: &str) -> Result<String, Faul
     found.ok_or_else(|| Fault::builtin("TypeError", format!("{name} must be a string")))
 }
 
-fn flag(args: &Map<String, Value>, name: &str) -> Result<bool, Fault> {
+pub(super) fn flag(args: &Map<String, Value>, name: &str) -> Result<bool, Fault> {
     let found = args.get(name).and_then(Value::as_bool);
     found.ok_or_else(|| Fault::builtin("TypeError", format!("{name} must be a boolean")))
 }

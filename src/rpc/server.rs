@@ -1,6 +1,7 @@
 //! From a request that arrived to its answer: routing, decoding, the journal, the reply.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -19,9 +20,10 @@ use super::questions::Questions;
 use super::raised::Asked;
 use super::reply::{journal_fault, outcome_reply, query_fault};
 use super::request::{ABSENT, METHODS, Question, Request, decode, is_question};
-use crate::dispatch::console::{self, ConsoleAccess};
+use crate::dispatch::console::{self, ConsoleAccess, ConsoleEndpoint, ConsoleKind};
 use crate::dispatch::events::{self, InstanceEvent};
-use crate::dispatch::query::{self, ConsoleEndpoint, QueryError};
+use crate::dispatch::precache;
+use crate::dispatch::query::{self, QueryError};
 use crate::dispatch::{Dispatcher, Submission};
 use crate::health::{Metrics, Outcome};
 use crate::model::context::RequestContext;
@@ -45,6 +47,7 @@ pub struct Server {
     operators: Questions,
     /// Events that need work, apart from questions: their neighbours are many.
     events: Questions,
+    precaching: Questions,
     answering: TaskTracker,
 }
 
@@ -74,6 +77,8 @@ impl Server {
             questions: Questions::new(),
             operators: Questions::new(),
             events: Questions::new(),
+            // nova-conductor waits for as long: `[DEFAULT] long_rpc_timeout`.
+            precaching: Questions::of(1, 16, Duration::from_secs(1800)),
             answering: TaskTracker::new(),
         }
     }
@@ -140,6 +145,7 @@ impl Server {
                         let work = events::deliver(self.dispatcher.backends(), events);
                         Task::Events(Box::new(context), work)
                     }
+                    Ok(Request::CacheImages(ids)) => Task::CacheImages(Box::new(context), ids),
                     Ok(Request::Ask(question)) => {
                         // Whoever asks through the socket reads the answer, and needs no fault.
                         let uuid = question.uuid().filter(|_| !from_root);
@@ -174,7 +180,7 @@ impl Server {
                 return reply.into_iter().for_each(|reply| reply.hand_back(&source));
             }
             ack.accept().await;
-            if let Some(answer) = server.work(&method, task).await {
+            if let Some(answer) = server.work(&method, task, &stop).await {
                 finish(&server.metrics, &method, reply, answer);
             }
         };
@@ -182,7 +188,12 @@ impl Server {
     }
 
     /// Does what is left to do for an answer. `None`: the agent goes down before there is one.
-    async fn work(&self, method: &str, task: Task) -> Option<Result<Value, Fault>> {
+    async fn work(
+        &self,
+        method: &str,
+        task: Task,
+        stop: &CancellationToken,
+    ) -> Option<Result<Value, Fault>> {
         match task {
             Task::Answer(answer) => Some(answer),
             Task::Waiting(_) | Task::HandBack => None,
@@ -205,6 +216,11 @@ impl Server {
                 let on = self.dispatcher.backends();
                 Some(self.events.answer(events::work_all(on, &context, events)).await)
             }
+            Task::CacheImages(context, ids) => {
+                let on = self.dispatcher.backends();
+                let work = async { Ok(precache::cache_images(on, &context, ids).await) };
+                stop.run_until_cancelled(self.precaching.answer(work)).await
+            }
             Task::Operator(args) => {
                 Some(self.operators.answer(self.operator.answer(method, &args)).await)
             }
@@ -222,18 +238,13 @@ impl Server {
             Question::ConsoleOutput { uuid, tail } => {
                 query::console_output(on, uuid, tail).await.map(Value::from).map_err(fault)
             }
-            Question::VncConsole { uuid, console_type, building } => {
-                let access = console::open_vnc(on, context, uuid, &console_type).await;
+            Question::Console { uuid, kind, console_type, building } => {
+                let access = console::open(on, context, uuid, kind, &console_type).await;
                 let access = access.map_err(|error| fault(error.while_building(building)))?;
-                Ok(connection(&access, "vnc"))
-            }
-            Question::SerialConsole { uuid, console_type, building } => {
-                let access = console::open_serial(on, context, uuid, &console_type).await;
-                let access = access.map_err(|error| fault(error.while_building(building)))?;
-                Ok(connection(&access, "tcp"))
+                Ok(connection(&access, kind))
             }
             Question::ValidateConsolePort { uuid, port, console_type } => {
-                let valid = query::validate_console_port(on, uuid, &port, &console_type).await;
+                let valid = console::validate_port(on, uuid, &port, &console_type).await;
                 valid.map(Value::from).map_err(fault)
             }
             Question::Diagnostics { uuid, guest } => {
@@ -261,17 +272,18 @@ enum Task {
     /// It is left to the agent's next run.
     HandBack,
     /// A change that is in the journal.
-    Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>, Option<Answer>),
+    Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>, Option<Box<Answer>>),
     Question(Box<Asked>, Question),
     Operator(Map<String, Value>),
     Events(Box<RequestContext>, Vec<InstanceEvent>),
+    CacheImages(Box<RequestContext>, Vec<String>),
 }
 
 /// What is left to do for a change that the journal has looked at.
 fn after_journal(
     method: &str,
     submitted: Result<Submission, JournalError>,
-    answer: Option<Answer>,
+    answer: Option<Box<Answer>>,
 ) -> Task {
     match submitted {
         Ok(Submission::Accepted(outcome) | Submission::Duplicate(outcome)) => {
@@ -302,18 +314,22 @@ fn finish(metrics: &Metrics, method: &str, reply: Option<ReplyTo>, answer: Resul
 }
 
 /// nova's connection dict. Where there is no console proxy the address is the console's own, and
-/// there is no token to give.
-fn connection(access: &ConsoleAccess, scheme: &str) -> Value {
-    let ConsoleEndpoint { host, port } = &access.endpoint;
+/// there is no token to give. nova: console/type.py
+fn connection(access: &ConsoleAccess, kind: ConsoleKind) -> Value {
+    let ConsoleEndpoint { host, port, tls_port } = &access.endpoint;
     let (token, url) = match &access.pass {
         Some(pass) => (pass.token.expose().to_owned(), pass.url.expose().to_owned()),
-        None => (String::new(), format!("{scheme}://{host}:{port}")),
+        None => (String::new(), format!("{}://{host}:{port}", kind.scheme())),
     };
-    json!({
+    let mut connection = json!({
         "host": host,
         "port": port,
         "internal_access_path": null,
         "token": token,
         "access_url": url,
-    })
+    });
+    if kind == ConsoleKind::Spice {
+        connection["tlsPort"] = json!(tls_port);
+    }
+    connection
 }

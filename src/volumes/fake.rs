@@ -30,6 +30,7 @@ struct State {
     attachments: BTreeMap<Uuid, Attachment>,
     failures: BTreeMap<String, u32>,
     made: u32,
+    reserved: u128,
 }
 
 /// A volume of the fake.
@@ -69,7 +70,8 @@ impl FakeVolumes {
     /// A right to a volume, as nova-api asks for one before it sends an attach.
     pub fn attachment(&self, volume: &str, instance: Uuid) -> Uuid {
         let mut state = self.lock();
-        let id = Uuid::from_u128(0xa77a_c000 + state.attachments.len() as u128);
+        let id = Uuid::from_u128(0xa77a_c000 + state.reserved);
+        state.reserved += 1;
         let volume = volume.to_owned();
         state.attachments.insert(id, Attachment { volume, instance, open: false, complete: false });
         id

@@ -1,5 +1,7 @@
 //! Every workflow behind one type: what the journal gives back at start, and what the queues hold.
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use super::attach_volume::AttachVolume;
@@ -13,16 +15,23 @@ use super::power_off::PowerOff;
 use super::power_on::PowerOn;
 use super::quiesce::Quiesce;
 use super::reboot::Reboot;
+use super::rebuild::Rebuild;
+use super::rescue::Rescue;
 use super::reserve_device::ReserveDevice;
 use super::resume::Resume;
 use super::set_password::SetPassword;
+use super::shelve::Shelve;
+use super::shelve_offload::ShelveOffload;
 use super::snapshot::Snapshot;
+use super::soft_delete::SoftDelete;
 use super::spawn::Spawn;
 use super::suspend::Suspend;
 use super::swap_volume::SwapVolume;
 use super::terminate::Terminate;
 use super::unpause::Unpause;
 use super::unquiesce::Unquiesce;
+use super::unrescue::Unrescue;
+use super::unshelve::Unshelve;
 use super::{Backends, StepError, StepResult};
 use crate::model::context::RequestContext;
 use crate::model::object::Instance;
@@ -47,6 +56,44 @@ impl<W: Workflow> Record<W> {
     }
 }
 
+/// Reads a record of one workflow. In a function of its own: one that read them all would have room on
+/// its stack for each.
+#[inline(never)]
+fn open<W: Workflow>(head: Head, body: &[u8]) -> Result<Box<Record<W>>, JournalError> {
+    match serde_json::from_slice::<(RequestContext, W)>(body) {
+        Ok((context, workflow)) => Ok(Box::new(Record { head, context, workflow })),
+        Err(error) => Err(unreadable(&head, error.to_string())),
+    }
+}
+
+type Ran<'a> = BoxFuture<'a, Result<Option<StepError>, JournalError>>;
+
+/// [`engine::run`] on the heap: see [`open`].
+#[inline(never)]
+fn run<'a, W: Workflow>(
+    record: &'a mut Record<W>,
+    journal: &'a dyn Journal,
+    on: &'a Backends,
+    running: &'a Running,
+    controls: &'a Controls,
+) -> Ran<'a> {
+    engine::run(record, journal, on, running, controls).boxed()
+}
+
+/// [`engine::turn_away`] on the heap: see [`open`].
+#[inline(never)]
+fn turn_away<'a, W: Workflow>(
+    record: &'a mut Record<W>,
+    on: &'a Backends,
+    running: &'a Running,
+) -> BoxFuture<'a, StepResult> {
+    engine::turn_away(record, on, running).boxed()
+}
+
+fn unreadable(head: &Head, message: String) -> JournalError {
+    JournalError::Unreadable { id: head.id.clone(), message }
+}
+
 macro_rules! workflows {
     ($($variant:ident),* $(,)?) => {
         /// A record of any workflow.
@@ -66,17 +113,12 @@ macro_rules! workflows {
             /// [`JournalError::Unreadable`] for a workflow this build doesn't know, or another body.
             pub fn open(stored: Stored) -> Result<Self, JournalError> {
                 let Stored { head, body } = stored;
-                let unreadable = |message: String| JournalError::Unreadable {
-                    id: head.id.clone(),
-                    message,
-                };
                 match head.workflow.as_str() {
-                    $(<$variant as Workflow>::NAME => {
-                        let (context, workflow): (RequestContext, $variant) =
-                            serde_json::from_slice(&body).map_err(|e| unreadable(e.to_string()))?;
-                        Ok(Record { head, context, workflow }.into())
-                    })*
-                    other => Err(unreadable(format!("there is no workflow {other}"))),
+                    $(<$variant as Workflow>::NAME => open(head, &body).map(Self::$variant),)*
+                    other => {
+                        let message = format!("there is no workflow {other}");
+                        Err(unreadable(&head, message))
+                    }
                 }
             }
 
@@ -124,7 +166,7 @@ macro_rules! workflows {
             /// The workflow's.
             pub async fn turn_away(&mut self, on: &Backends, running: &Running) -> StepResult {
                 match self {
-                    $(Self::$variant(record) => engine::turn_away(record, on, running).await),*
+                    $(Self::$variant(record) => turn_away(record, on, running).await),*
                 }
             }
 
@@ -141,7 +183,7 @@ macro_rules! workflows {
             ) -> Result<Option<StepError>, JournalError> {
                 match self {
                     $(Self::$variant(record) => {
-                        engine::run_apart(record, journal, on, running, controls).await
+                        run(record, journal, on, running, controls).await
                     })*
                 }
             }
@@ -164,6 +206,13 @@ workflows!(
     Unquiesce,
     SetPassword,
     CrashDump,
+    SoftDelete,
+    Rescue,
+    Unrescue,
+    Rebuild,
+    Shelve,
+    ShelveOffload,
+    Unshelve,
     AttachVolume,
     DetachVolume,
     ReserveDevice,

@@ -141,25 +141,18 @@ pub fn guest_disks(
     found: &GuestDisks,
     settings: &Settings,
 ) -> Result<Vec<GuestDisk>, StepError> {
-    // nova: virt/libvirt/imagebackend.py, `driver_io`: native once the space is there.
-    let io = settings.preallocate_space.then(|| "native".to_owned());
-    let disk = |role, disk: &Disk, io, device: Option<&BlockDeviceMapping>| GuestDisk {
-        role,
-        path: disk.path.clone(),
-        format: disk.format.clone(),
-        io,
+    let disk = |role, disk: &Disk, device: Option<&BlockDeviceMapping>| GuestDisk {
         device_name: device.and_then(|device| device.device_name.value().cloned()),
         bus: device.and_then(|device| device.disk_bus.value().cloned()),
         device_type: device
             .and_then(|device| device.device_type.value())
             .map(|device_type| device_type.as_str().to_owned()),
-        boot_index: None,
-        volume: None,
+        ..unmapped(role, disk, settings)
     };
     let mut disks = Vec::new();
     if let Some(root) = &found.root {
         let device = mapped(devices, is_root_image).next().map(|(_, device)| device);
-        disks.push(disk(DiskRole::Root, root, io.clone(), device));
+        disks.push(disk(DiskRole::Root, root, device));
     }
     let mut left: BTreeMap<&str, &Disk> =
         found.blank.iter().map(|disk| (file_name(disk), disk)).collect();
@@ -169,7 +162,7 @@ pub fn guest_disks(
             return Err(StepError::NoDisk { path: root.with_file_name(wanted.file) });
         };
         let device = wanted.mapping.and_then(|place| devices.get(place));
-        disks.push(disk(wanted.role, there, io.clone(), device));
+        disks.push(disk(wanted.role, there, device));
     }
     // Nobody misses a swap disk that the flavor doesn't have any more.
     left.remove("disk.swap");
@@ -177,13 +170,29 @@ pub fn guest_disks(
         return Err(StepError::UnknownDisk(unexplained.path.clone()));
     }
     let drive = found.config_drive.iter();
-    disks.extend(drive.map(|drive| disk(DiskRole::ConfigDrive, drive, io.clone(), None)));
+    disks.extend(drive.map(|drive| disk(DiskRole::ConfigDrive, drive, None)));
     let volumes = mapped(devices, BlockDeviceMapping::is_volume);
     disks.extend(volumes.filter_map(|(place, device)| {
         // One that nothing connects yet is nova-api's to attach.
         found.volumes.get(&place).map(|spec| volume(device, spec.clone()))
     }));
     Ok(disks)
+}
+
+/// A disk of which no mapping says anything.
+pub fn unmapped(role: DiskRole, disk: &Disk, settings: &Settings) -> GuestDisk {
+    GuestDisk {
+        role,
+        path: disk.path.clone(),
+        format: disk.format.clone(),
+        // nova: virt/libvirt/imagebackend.py, `driver_io`: native once the space is there.
+        io: settings.preallocate_space.then(|| "native".to_owned()),
+        device_name: None,
+        bus: None,
+        device_type: None,
+        boot_index: None,
+        volume: None,
+    }
 }
 
 fn volume(device: &BlockDeviceMapping, spec: DiskSpec) -> GuestDisk {

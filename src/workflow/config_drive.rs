@@ -6,14 +6,14 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::Value;
 
 use super::block_devices::ec2_mapping;
-use super::spawn::Build;
 use super::{Settings, StepError};
 use crate::images::ConfigDriveFiles;
 use crate::images::config_drive::{ConfigDriveFacts, Ec2Facts, Keypair, config_drive_files};
 use crate::images::network_data::{RouteData, SubnetData, VifData};
 use crate::model::image::ConfigDrivePolicy;
 use crate::model::network::{Ip, Subnet};
-use crate::model::object::{ImageMeta, Instance};
+use crate::model::object::{BlockDeviceMapping, ImageMeta, Instance};
+use crate::model::secret::Secret;
 use crate::network::Vif;
 
 /// nova: api/metadata/base.py, `base64.b64encode(os.urandom(512))`
@@ -28,22 +28,33 @@ pub fn is_wanted(instance: &Instance, image: &ImageMeta, settings: &Settings) ->
         || instance.wants_config_drive()
 }
 
+/// What is on the drive beside what the instance's record says.
+#[derive(Debug, Default)]
+pub struct Content<'a> {
+    pub admin_password: Option<&'a Secret>,
+    /// (path in the guest, content in base64)
+    pub injected_files: &'a [(String, Secret)],
+    pub block_devices: &'a [BlockDeviceMapping],
+    pub vifs: &'a [Vif],
+    pub vendor_data: Option<Value>,
+    /// Names of those of its ports.
+    pub security_groups: Vec<String>,
+}
+
 /// What is on the drive.
 ///
 /// # Errors
 /// [`StepError::BadUserData`] for user data or injected files that aren't base64.
 pub fn files(
     instance: &Instance,
-    build: &Build,
-    vifs: &[Vif],
+    content: Content<'_>,
     settings: &Settings,
-    vendor_data: Option<Value>,
 ) -> Result<ConfigDriveFiles, StepError> {
     let text = |value: Option<&String>| value.cloned();
     let user_data = instance.user_data.value().map(|data| decode(data.expose())).transpose()?;
     let mut files = Vec::new();
-    for (path, content) in &build.injected_files {
-        files.push((path.clone(), decode(content.expose())?));
+    for (path, bytes) in content.injected_files {
+        files.push((path.clone(), decode(bytes.expose())?));
     }
     let mut random_seed = vec![0; SEED_BYTES];
     SystemRandom::new().fill(&mut random_seed).map_err(|_| StepError::NoRandom)?;
@@ -61,20 +72,20 @@ pub fn files(
         meta: meta.into_iter().collect(),
         keypair: keypair(instance),
         user_data,
-        admin_pass: build.admin_password.as_ref().map(|password| password.expose().to_owned()),
+        admin_pass: content.admin_password.map(|password| password.expose().to_owned()),
         files,
         random_seed,
         devices: Vec::new(),
         dedicated_cpus: Vec::new(),
-        vifs: vifs.iter().map(vif_data).collect(),
-        vendor_data,
+        vifs: content.vifs.iter().map(vif_data).collect(),
+        vendor_data: content.vendor_data,
         ec2: Ec2Facts {
             ami_id: ids.and_then(|ids| ids.ami_id.value().cloned()),
             instance_id: ids.and_then(|ids| ids.instance_id.get().cloned()),
             kernel_id: ids.and_then(|ids| ids.kernel_id.value().cloned()),
             ramdisk_id: ids.and_then(|ids| ids.ramdisk_id.value().cloned()),
-            security_groups: security_groups(instance),
-            block_device_mapping: ec2_mapping(instance, &build.block_devices),
+            security_groups: content.security_groups,
+            block_device_mapping: ec2_mapping(instance, content.block_devices),
         },
     }))
 }
@@ -95,11 +106,6 @@ fn keypair(instance: &Instance) -> Option<Keypair> {
         kind: found.and_then(|pair| pair.kind.get().cloned()).unwrap_or_else(|| "ssh".to_owned()),
         public_key: own.or_else(|| instance.key_data.value().cloned())?,
     })
-}
-
-fn security_groups(instance: &Instance) -> Vec<String> {
-    let groups = instance.security_groups.get().map(|list| list.items()).unwrap_or_default();
-    groups.iter().filter_map(|group| group.name.get().cloned()).collect()
 }
 
 /// A VIF in plain words. nova: virt/netutils.py, get_network_metadata

@@ -12,8 +12,8 @@ use crate::hypervisor::guest::{
     self, GuestDisk, GuestImage, GuestInput, GuestKernel, serial_port_count,
 };
 use crate::hypervisor::spec::{CpuSpec, DiskSpec, DomainSpec, FirmwareFiles, FlavorMetadata};
-use crate::images::Disk;
 use crate::images::blank_disks::is_blank;
+use crate::images::{Disk, rescue};
 use crate::model::object::{
     BlockDeviceMapping, ImageMeta, Instance, VirtCPUFeature, VirtCPUModel, VirtCPUTopology,
 };
@@ -65,6 +65,8 @@ impl GuestDisks {
                 Some("kernel") => found.kernel = Some(disk.path),
                 Some("ramdisk") => found.ramdisk = Some(disk.path),
                 Some(name) if is_blank(name) => found.blank.push(disk),
+                // A rescue that was not taken back has left it: the guest's own disks are complete.
+                Some(name) if name.ends_with(rescue::SUFFIX) => {}
                 _ => return Err(StepError::UnknownDisk(disk.path)),
             }
         }
@@ -72,7 +74,11 @@ impl GuestDisks {
     }
 
     /// The name of the first file that the instance has to have, and that isn't there.
-    fn lacks(&self, instance: &Instance, devices: &[BlockDeviceMapping]) -> Option<&'static str> {
+    pub(super) fn lacks(
+        &self,
+        instance: &Instance,
+        devices: &[BlockDeviceMapping],
+    ) -> Option<&'static str> {
         let asked = |id: Option<&String>| id.is_some_and(|id| !id.is_empty());
         let has_kernel = self.kernel.is_some() || !asked(instance.kernel_id.value());
         [
@@ -233,7 +239,16 @@ fn input(
     console_log: PathBuf,
     firmware: Option<FirmwareFiles>,
 ) -> Result<GuestInput, StepError> {
-    let mut input = facts(instance, parts, settings)?;
+    complete(facts(instance, parts, settings)?, settings, console_log, firmware)
+}
+
+/// Adds what is the host's; the ports of serial consoles are taken.
+pub(super) fn complete(
+    mut input: GuestInput,
+    settings: &Settings,
+    console_log: PathBuf,
+    firmware: Option<FirmwareFiles>,
+) -> Result<GuestInput, StepError> {
     input.console_log = Some(console_log);
     input.firmware = firmware;
     if let Some(ports) = &settings.serial_ports {
@@ -251,6 +266,21 @@ fn facts(
     settings: &Settings,
 ) -> Result<GuestInput, StepError> {
     let Parts { image, devices, disks, vifs } = parts;
+    let kernel = disks.kernel.clone();
+    Ok(GuestInput {
+        disks: block_devices::guest_disks(instance, devices, disks, settings)?,
+        kernel: kernel.map(|kernel| GuestKernel { kernel, ramdisk: disks.ramdisk.clone() }),
+        ..diskless(instance, image, vifs, settings)?
+    })
+}
+
+/// The guest without its disks and its kernel.
+pub(super) fn diskless(
+    instance: &Instance,
+    image: &ImageMeta,
+    vifs: &[Vif],
+    settings: &Settings,
+) -> Result<GuestInput, StepError> {
     let uuid = instance.uuid()?;
     let flavor = flavor(instance)?;
     let properties = properties(image);
@@ -275,12 +305,10 @@ fn facts(
         os_type: instance.os_type.value().cloned(),
         user: owner(instance, instance.user_id.value(), "owner_user_name"),
         project: owner(instance, instance.project_id.value(), "owner_project_name"),
-        disks: block_devices::guest_disks(instance, devices, disks, settings)?,
+        disks: Vec::new(),
         root_device_name: instance.root_device_name.value().cloned(),
-        kernel: disks
-            .kernel
-            .clone()
-            .map(|kernel| GuestKernel { kernel, ramdisk: disks.ramdisk.clone() }),
+        kernel: None,
+        rescue: None,
         vifs: vifs.iter().map(guest_vif).collect::<Result<_, _>>()?,
         console_log: None,
         serial_ports: Vec::new(),

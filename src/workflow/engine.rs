@@ -4,7 +4,6 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -229,20 +228,6 @@ pub async fn run<W: Workflow>(
     write(record, journal, controls).await?;
     settle(record, journal, &firm, controls).await?;
     Ok(stopped_by)
-}
-
-/// [`run`] on the heap: whoever runs any workflow holds none of them on its stack.
-///
-/// # Errors
-/// As for [`run`].
-pub fn run_apart<'a, W: Workflow>(
-    record: &'a mut Record<W>,
-    journal: &'a dyn Journal,
-    on: &'a Backends,
-    running: &'a Running,
-    controls: &'a Controls,
-) -> BoxFuture<'a, Result<Option<StepError>, JournalError>> {
-    Box::pin(run(record, journal, on, running, controls))
 }
 
 /// Tells the instance's record how the workflow ended, and the journal that it is told.

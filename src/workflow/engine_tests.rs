@@ -19,17 +19,28 @@ use super::power_off::PowerOff;
 use super::power_on::PowerOn;
 use super::quiesce::Quiesce;
 use super::reboot::{Kind, Reboot};
+use super::rebuild::Rebuild;
+use super::rescue::Rescue;
 use super::reserve_device::ReserveDevice;
 use super::resume::Resume;
 use super::set_password::SetPassword;
+use super::shelf_tests::{
+    offload, offloaded, offloaded_with_a_volume, offloading, rebuild, rescue, rescue_in_place,
+    shelve, soft_delete, unrescue, unshelve,
+};
+use super::shelve::Shelve;
+use super::shelve_offload::ShelveOffload;
 use super::snapshot::Snapshot;
 use super::snapshot_tests::{backup, snapshot};
+use super::soft_delete::SoftDelete;
 use super::spawn::Spawn;
 use super::suspend::Suspend;
 use super::swap_volume::SwapVolume;
 use super::terminate::Terminate;
 use super::unpause::Unpause;
 use super::unquiesce::Unquiesce;
+use super::unrescue::Unrescue;
+use super::unshelve::Unshelve;
 use super::volume_tests::{
     attach, attached, attached_stopped, detach, reserve, reserved, reserved_stopped,
     spawn_with_volumes, swap, with_two_volumes, with_volumes_to_build,
@@ -139,11 +150,19 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                         _ if deleted => {}
                         PowerOff::NAME => assert_eq!(vm_state, by_domain, "{at}"),
                         // What is left to do isn't the guest's.
-                        Snapshot::NAME | SetPassword::NAME | DetachVolume::NAME | SwapVolume::NAME => {
+                        Snapshot::NAME
+                        | SetPassword::NAME
+                        | DetachVolume::NAME
+                        | SwapVolume::NAME => {
                             assert_eq!(*vm_state, before["record"][0], "{at}");
                         }
                         Reboot::NAME if by_domain == "active" => {
                             assert_eq!(vm_state, by_domain, "{at}");
+                        }
+                        // What is shelved has its image: the next offload goes on.
+                        ShelveOffload::NAME => assert_ne!(vm_state, "error", "{at}"),
+                        Shelve::NAME if format!("{step:?}").starts_with("Offload") => {
+                            assert_ne!(vm_state, "error", "{at}");
                         }
                         _ => assert_eq!(vm_state, "error", "{at}"),
                     }
@@ -184,6 +203,18 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                     let after = world.state().await;
                     assert_eq!(after["record"][0], "error", "{at}");
                     assert_eq!(after["record"][3], Value::Null, "{at}: it has no host");
+                } else if W::NAME == Rebuild::NAME {
+                    // The guest runs on; the record says another image than it has.
+                    let after = world.state().await;
+                    for part in ["domain", "definition", "disks", "plugged", "claimed"] {
+                        assert_eq!(after[part], before[part], "{at}");
+                    }
+                    let expected = match position {
+                        0 => before["record"][0].clone(),
+                        _ => "error".into(),
+                    };
+                    assert_eq!(after["record"][0], expected, "{at}");
+                    assert_eq!(after["record"][1], Value::Null, "{at}");
                 } else {
                     assert_eq!(world.state().await, before, "{at}");
                 }
@@ -301,6 +332,13 @@ has_subject!(
     Unquiesce,
     SetPassword,
     CrashDump,
+    SoftDelete,
+    Rescue,
+    Unrescue,
+    Rebuild,
+    Shelve,
+    ShelveOffload,
+    Unshelve,
     AttachVolume,
     DetachVolume,
     ReserveDevice,
@@ -387,6 +425,29 @@ engine_test_cases! {
         SetPassword::new(subject, crate::model::secret::Secret::new("p"))
     };
     crash_dump: running, || CrashDump::new(subject_without_task("trigger_crash_dump"));
+    soft_deleting: running, soft_delete;
+    restoring: || after(soft_delete()),
+        || PowerOn::restoring(subject(TaskState::Restoring, "restore_instance"));
+    rescue_: running, rescue;
+    rescue_of_a_stopped_guest: || after(power_off()), rescue;
+    rescue_in_place: running, rescue_in_place;
+    unrescue_: || after(rescue()), unrescue;
+    unrescue_in_place: || after(rescue_in_place()), unrescue;
+    rebuild_: running, || rebuild(false);
+    rebuild_of_a_stopped_guest: || after(power_off()), || rebuild(false);
+    rebuild_that_preserves: running, || rebuild(true);
+    shelve_: running, shelve;
+    shelve_of_a_stopped_guest: || after(power_off()), shelve;
+    shelve_of_a_suspended_guest: || after(suspend()), shelve;
+    shelve_and_offload: || Box::pin(offloading(running())), shelve;
+    offload_: || after(shelve()), offload;
+    unshelve_: || Box::pin(offloaded()), unshelve;
+    rebuild_with_a_volume: attached, || rebuild(false);
+    shelve_and_offload_with_a_volume: || Box::pin(offloading(attached())), shelve;
+    unshelve_with_a_volume: || Box::pin(offloaded_with_a_volume()), unshelve;
+    rescue_in_place_with_a_volume: attached, rescue_in_place;
+    start_of_a_shelved_guest: || after(shelve()),
+        || PowerOn::new(subject(TaskState::PoweringOn, "start_instance"));
     attach_volume: reserved, attach;
     attach_volume_to_a_stopped_guest: reserved_stopped, attach;
     detach_volume: attached, detach;

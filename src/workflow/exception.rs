@@ -70,6 +70,16 @@ pub fn step_fault(error: &StepError) -> Fault {
             Fault::nova("DiskNotFound", format!("No disk at {location}")).with("location", location)
         }
         StepError::UnknownDisk(_) => Fault::nova("InstanceUnacceptable", message),
+        StepError::NotRescuable { uuid, reason } => {
+            let message = format!("Instance {uuid} cannot be rescued: {reason}");
+            Fault::nova("InstanceNotRescuable", message)
+                .with("instance_id", uuid.to_string())
+                .with("reason", reason.as_str())
+        }
+        StepError::EvacuateNotSupported => {
+            Fault::nova("InstanceEvacuateNotSupported", "Instance evacuate is not supported.")
+        }
+        StepError::NothingShelved(_) => Fault::nova("InstanceUnacceptable", message),
         StepError::NotThere { .. } => Fault::nova("NovaException", message),
         StepError::AlreadyThere { uuid, .. } => {
             Fault::nova("InstanceExists", message).with("name", uuid.to_string())

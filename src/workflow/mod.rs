@@ -22,6 +22,7 @@ use crate::network::{Network, NetworkError};
 use crate::node::scheduling::{Scheduling, SchedulingError};
 use crate::node::{ClaimError, Claims};
 use crate::notify::Notifier;
+use crate::notify::audit::AuditPeriod;
 use crate::records::{Records, RecordsError};
 use crate::volumes::host::HostVolumes;
 use crate::volumes::{VolumeError, Volumes};
@@ -50,22 +51,31 @@ pub mod instance;
 pub mod interfaces;
 pub mod journal;
 pub mod memory;
+pub mod named_image;
 mod network_exception;
+pub mod part;
 pub mod pause;
 pub mod plug_events;
 pub mod power_off;
 pub mod power_on;
 pub mod quiesce;
 pub mod reboot;
+pub mod rebuild;
 pub mod release;
 pub mod report;
 pub mod reschedule;
+pub mod rescue;
+mod rescue_domain;
 pub mod reserve_device;
 pub mod resume;
 pub mod seal;
 pub mod serial_ports;
 pub mod set_password;
+pub mod shelve;
+pub mod shelve_offload;
+pub mod shelved;
 pub mod snapshot;
+pub mod soft_delete;
 pub mod spawn;
 mod spawn_failure;
 pub mod sqlite;
@@ -74,10 +84,13 @@ pub mod swap_volume;
 pub mod terminate;
 pub mod unpause;
 pub mod unquiesce;
+pub mod unrescue;
+pub mod unshelve;
 pub mod vendor_data;
 pub mod volume_connections;
 pub mod volume_disk;
 mod volume_exception;
+mod was_on;
 
 #[cfg(test)]
 mod engine_tests;
@@ -85,6 +98,8 @@ mod engine_tests;
 mod notify_tests;
 #[cfg(test)]
 mod plug_tests;
+#[cfg(test)]
+pub(crate) mod shelf_tests;
 #[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]
@@ -147,6 +162,9 @@ impl Settings {
                 live: true,
                 copy_timeout: Duration::from_secs(3600),
             },
+            rescue: RescueSettings::default(),
+            offload_at_once: false,
+            audit_period: AuditPeriod::parse("month").unwrap(),
             volumes: VolumeSettings {
                 default_aio_mode: false,
                 rbd_user: None,
@@ -159,8 +177,12 @@ impl Settings {
             console: ConsoleSettings {
                 vnc_enabled: true,
                 vnc_proxyclient_address: "127.0.0.1".to_owned(),
+                spice_enabled: false,
+                spice_proxyclient_address: "127.0.0.1".to_owned(),
                 serial_enabled: false,
                 novncproxy_base_url: "http://127.0.0.1:6080/vnc_auto.html".to_owned(),
+                spice_html5_base_url: "http://127.0.0.1:6082/spice_auto.html".to_owned(),
+                spice_direct_base_url: "http://127.0.0.1:13002/nova".to_owned(),
                 serial_base_url: "ws://127.0.0.1:6083/".to_owned(),
                 token_ttl: Duration::from_secs(600),
             },
@@ -198,10 +220,26 @@ pub struct Settings {
     /// `[DEFAULT] preallocate_images = space`
     pub preallocate_space: bool,
     pub snapshots: SnapshotSettings,
+    pub rescue: RescueSettings,
+    /// `[DEFAULT] shelved_offload_time = 0`: what is shelved leaves its host at once.
+    pub offload_at_once: bool,
+    /// `[DEFAULT] instance_usage_audit_period`
+    pub audit_period: AuditPeriod,
     pub volumes: VolumeSettings,
     /// `None`: serial consoles are pseudo-terminals.
     pub serial_ports: Option<Arc<SerialPorts>>,
     pub console: ConsoleSettings,
+}
+
+/// What guests are rescued with, where the request and the instance don't say.
+#[derive(Debug, Clone, Default)]
+pub struct RescueSettings {
+    /// `[libvirt] rescue_image_id`
+    pub image_id: Option<String>,
+    /// `[libvirt] rescue_kernel_id`
+    pub kernel_id: Option<String>,
+    /// `[libvirt] rescue_ramdisk_id`
+    pub ramdisk_id: Option<String>,
 }
 
 /// How snapshots are made.
@@ -236,9 +274,13 @@ pub struct VolumeSettings {
 pub struct ConsoleSettings {
     pub vnc_enabled: bool,
     pub vnc_proxyclient_address: String,
+    pub spice_enabled: bool,
+    pub spice_proxyclient_address: String,
     pub serial_enabled: bool,
     /// Where users' browsers find the proxies.
     pub novncproxy_base_url: String,
+    pub spice_html5_base_url: String,
+    pub spice_direct_base_url: String,
     pub serial_base_url: String,
     /// How long a token is good for.
     pub token_ttl: Duration,
@@ -326,6 +368,15 @@ pub enum StepError {
     /// There is nothing to boot from: its build never got so far, or its directory is gone.
     #[error("no disk at {}", path.display())]
     NoDisk { path: std::path::PathBuf },
+    /// nova: InstanceNotRescuable
+    #[error("instance {uuid} cannot be rescued: {reason}")]
+    NotRescuable { uuid: uuid::Uuid, reason: String },
+    /// nova: InstanceEvacuateNotSupported
+    #[error("evacuation is not supported")]
+    EvacuateNotSupported,
+    /// Nothing but its disk has what the instance holds.
+    #[error("instance {0} has no image to come back from: its disk stays")]
+    NothingShelved(uuid::Uuid),
     /// A disk or a domain of this instance is there already, and isn't this build's.
     #[error("instance {uuid} already has {what} on this host")]
     AlreadyThere { uuid: uuid::Uuid, what: &'static str },
@@ -358,6 +409,9 @@ impl StepError {
             | Self::NoDisk { .. }
             | Self::UnknownDisk(_)
             | Self::Panicked(_)
+            | Self::NotRescuable { .. }
+            | Self::EvacuateNotSupported
+            | Self::NothingShelved(_)
             | Self::AlreadyThere { .. } => Class::Refused,
             Self::NotThere { .. }
             | Self::NoRandom

@@ -1,5 +1,7 @@
-//! Power on: the domain is defined anew from the record, and started.
-//! nova: compute/manager.py, start_instance; its driver's power_on is a hard reboot too
+//! Power on: the domain is defined anew from the record, and started. A soft-deleted instance is
+//! restored by it, and one that was shelved and is still on its host is unshelved.
+//! nova: compute/manager.py, start_instance, restore_instance; its driver's power_on is a hard reboot
+//! too
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,7 @@ use super::info_cache;
 use super::instance::{Subject, cut_power, expecting, is_active};
 use super::interfaces::{replug_vifs, vifs};
 use super::plug_events::{self, Awaited};
+use super::shelved;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Refresh;
 use crate::notify::{Action, Phase};
@@ -19,6 +22,9 @@ pub struct PowerOn {
     pub subject: Subject,
     /// Whether the domain was off before: only then does an undo cut its power again.
     was_off: bool,
+    /// Whether the instance was soft-deleted.
+    #[serde(default)]
+    restores: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +38,20 @@ pub enum Step {
 
 impl PowerOn {
     pub fn new(subject: Subject) -> Self {
-        Self { subject, was_off: false }
+        Self { subject, was_off: false, restores: false }
+    }
+
+    /// Gives a soft-deleted instance back to its owner.
+    pub fn restoring(subject: Subject) -> Self {
+        Self { restores: true, ..Self::new(subject) }
+    }
+
+    pub fn is_restore(&self) -> bool {
+        self.restores
+    }
+
+    fn action(&self) -> Action {
+        if self.restores { Action::Restore } else { Action::PowerOn }
     }
 }
 
@@ -60,7 +79,7 @@ impl Workflow for PowerOn {
                 self.subject.begin(stage).await?;
                 let instance = &mut self.subject.instance;
                 info_cache::refresh(on, stage.context, instance, Refresh::Recorded).await?;
-                self.subject.tell(Action::PowerOn, Phase::Start, stage);
+                self.subject.tell(self.action(), Phase::Start, stage);
                 Ok(())
             }
             // A running domain keeps its interfaces.
@@ -78,9 +97,18 @@ impl Workflow for PowerOn {
                 plug_events::start(instance, &awaited, stage).await
             }
             Step::Record => {
-                let expected = expecting(&[TaskState::PoweringOn]);
+                let task = if self.restores { TaskState::Restoring } else { TaskState::PoweringOn };
+                let instance = &mut self.subject.instance;
+                if self.restores && instance.deleted_at.value().is_some() {
+                    instance.deleted_at.set(None);
+                }
+                if let Some(image) = shelved::image(instance).filter(|_| !self.restores) {
+                    shelved::discard(image, stage).await;
+                }
+                shelved::forget(instance);
+                let expected = expecting(&[task]);
                 self.subject.record(VmState::Active, PowerState::Running, expected, stage).await?;
-                self.subject.tell(Action::PowerOn, Phase::End, stage);
+                self.subject.tell(self.action(), Phase::End, stage);
                 Ok(())
             }
         }

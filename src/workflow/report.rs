@@ -10,7 +10,8 @@ use super::engine::Stage;
 use super::instance::Subject;
 use super::journal::Failure;
 use crate::model::fault::{Raised, cut};
-use crate::model::object::{BlockDeviceMapping, VersionedObject};
+use crate::model::object::{BlockDeviceMapping, Instance, VersionedObject};
+use crate::model::time::Timestamp;
 use crate::notify::{Action, Details, Event, InstanceEvent, Phase};
 use crate::records::{InstanceFault, InstancePart};
 use crate::telemetry::Chain;
@@ -70,6 +71,13 @@ impl Subject {
             *self = self.clone().with_disks(disks.items());
         }
         Ok(())
+    }
+
+    /// Notifies that the instance exists as it is, for whoever counts its use: before something
+    /// changes what is counted. nova: compute/utils.py, `notify_usage_exists` with `current_period`
+    pub fn tell_exists(&self, instance: &Instance, stage: &Stage<'_>) {
+        let period = stage.on.settings.audit_period.current(Timestamp::now());
+        stage.on.notifier.notify(stage.context, &Event::Exists { instance, period });
     }
 
     pub fn has_told(&self, action: Action, phase: Phase) -> bool {

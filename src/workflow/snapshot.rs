@@ -15,6 +15,7 @@ use super::disk_copy::{DiskCopy, Quiesce};
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, expecting, is_active, unless_deleting};
 use super::journal::Failure;
+use super::part::Part;
 use super::{Backends, StepError, StepResult, memory};
 use crate::hypervisor::HypervisorError;
 use crate::images::Disk;
@@ -36,6 +37,8 @@ pub enum Kind {
         backup_type: String,
         rotation: u64,
     },
+    /// What a shelved instance goes on from. Its guest is off.
+    Shelve,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -112,6 +115,11 @@ impl Snapshot {
 
     /// Shows how far it is.
     async fn enter(&mut self, task: TaskState, stage: &Stage<'_>) -> StepResult {
+        let task = match (&self.kind, task) {
+            (Kind::Shelve, TaskState::ImagePendingUpload) => TaskState::ShelvingImagePendingUpload,
+            (Kind::Shelve, TaskState::ImageUploading) => TaskState::ShelvingImageUploading,
+            (_, task) => task,
+        };
         self.subject.instance.task_state.set(Some(task));
         let expected = self.expected();
         Ok(stage.on.records.save(stage.context, &mut self.subject.instance, expected).await?)
@@ -121,6 +129,7 @@ impl Snapshot {
     fn expected(&self) -> Expected {
         use TaskState::{
             ImageBackup, ImagePendingUpload, ImageSnapshot, ImageSnapshotPending, ImageUploading,
+            Shelving, ShelvingImagePendingUpload, ShelvingImageUploading,
         };
         match self.kind {
             Kind::Snapshot => expecting(&[
@@ -130,6 +139,9 @@ impl Snapshot {
                 ImageUploading,
             ]),
             Kind::Backup { .. } => expecting(&[ImageBackup, ImagePendingUpload, ImageUploading]),
+            Kind::Shelve => {
+                expecting(&[Shelving, ShelvingImagePendingUpload, ShelvingImageUploading])
+            }
         }
     }
 
@@ -157,6 +169,10 @@ impl Snapshot {
             disk: &plan.disk,
             quiesce: Quiesce::of(instance, image.properties(), on)?,
         }))
+    }
+
+    pub(super) fn image(&self) -> &TargetImage {
+        &self.image
     }
 
     /// Looks at the guest, and decides.
@@ -262,6 +278,13 @@ impl Workflow for Snapshot {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
         let report = |done, total| stage.running.progress(done, total);
         match step {
+            // The shelving has begun, and tells of itself.
+            Step::Begin if self.kind == Kind::Shelve => {
+                if self.plan.is_none() {
+                    self.plan = Some(self.decide(on).await?);
+                }
+                Ok(())
+            }
             Step::Begin => {
                 self.subject.begin(stage).await?;
                 let plan = match self.plan.take() {
@@ -273,7 +296,7 @@ impl Workflow for Snapshot {
                 instance.power_state.set(Some(plan.power_state.number()));
                 self.plan = Some(plan);
                 let task = match self.kind {
-                    Kind::Snapshot => TaskState::ImageSnapshot,
+                    Kind::Snapshot | Kind::Shelve => TaskState::ImageSnapshot,
                     Kind::Backup { .. } => TaskState::ImageBackup,
                 };
                 self.enter(task, stage).await?;
@@ -397,10 +420,11 @@ impl Snapshot {
     fn saves_memory(&self) -> bool {
         self.plan.as_ref().is_some_and(|plan| plan.how == How::Saved)
     }
+}
 
-    #[cfg(test)]
-    pub fn image(&self) -> &TargetImage {
-        &self.image
+impl Part for Snapshot {
+    fn subject(&mut self) -> &mut Subject {
+        &mut self.subject
     }
 }
 

@@ -219,7 +219,9 @@ impl Workflow for SwapVolume {
                 }
                 Ok(())
             }
-            Step::CompleteNew => Ok(on.volumes.complete(stage.context, &self.new_device()?).await?),
+            Step::CompleteNew => {
+                Ok(on.volumes.complete(stage.context, &self.new_device()?).await?)
+            }
             Step::DisconnectOld => match connection_of(self.old()?)? {
                 Some(connection) => disconnect(on, &connection, uuid).await,
                 None => Ok(()),

@@ -5,6 +5,7 @@
 //! delete takes it up.
 
 use serde::{Deserialize, Serialize};
+use tracing::debug;
 
 use super::StepResult;
 use super::build_volumes;
@@ -17,6 +18,7 @@ use crate::model::object::BlockDeviceMapping;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::notify::{Action, Phase};
 use crate::records::Expected;
+use crate::telemetry::Chain;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Terminate {
@@ -172,6 +174,14 @@ impl Terminate {
         let domain = [Step::CutPower, Step::UndefineDomain, Step::UnplugVifs];
         for step in domain.into_iter().chain([Step::DisconnectVolumes]) {
             self.apply(step, stage).await?;
+        }
+        if self.subject.instance.vifs().unwrap_or_default().is_empty() {
+            // nova-api deletes the ports of an instance whose host is down, and then its record has none.
+            // A host without Open vSwitch has nothing to ask.
+            let uuid = self.subject.uuid()?;
+            if let Err(error) = stage.on.network.unplug_rest(uuid).await {
+                debug!(instance_uuid = %uuid, error = %Chain(&error), "ports may be left");
+            }
         }
         stage.on.images.remove_directory(self.subject.uuid()?).await?;
         self.deallocate_network(stage).await?;

@@ -116,7 +116,15 @@ async fn real_path(path: &Path) -> std::path::PathBuf {
 ///
 /// # Errors
 /// `Invalid` when the instance's domain has it still: it stays; the connector's.
-pub async fn disconnect(on: &Backends, connection: &ConnectionInfo, instance: Uuid) -> StepResult {
+pub fn disconnect<'a>(
+    on: &'a Backends,
+    connection: &'a ConnectionInfo,
+    instance: Uuid,
+) -> BoxFuture<'a, StepResult> {
+    Box::pin(disconnect_here(on, connection, instance))
+}
+
+async fn disconnect_here(on: &Backends, connection: &ConnectionInfo, instance: Uuid) -> StepResult {
     let users = disk_users(on).await?;
     let path = connection.text("device_path").map(Path::new);
     if users.iter().any(|user| user.instance == instance && Some(&*user.path) == path) {

@@ -138,11 +138,18 @@ impl World {
                 instance.power_state.value(),
                 instance.host.value(),
                 instance.deleted.get(),
-                instance.system_metadata.get(),
+                system_metadata(instance),
             ])
+        });
+        let definition = self.hypervisor.get(UUID).map(|domain| {
+            let paths = domain.spec.disks.into_iter().map(|disk| disk.source);
+            (paths.collect::<Vec<_>>(), domain.spec.os.direct_kernel)
         });
         json!({
             "domain": domain,
+            "definition": definition,
+            "kept_definition": self.images.directory(UUID).is_some_and(|it| it.kept.is_some()),
+            "is_unbound": self.network.is_unbound(UUID),
             "directories": self.images.directories(),
             "disks": self.images.directory(UUID).map(|directory| directory.disks),
             "allocated": self.network.allocated().values().map(Vec::len).sum::<usize>(),
@@ -212,6 +219,15 @@ impl World {
     pub async fn faults(&self) -> usize {
         self.records.faults(UUID).await.unwrap().len()
     }
+}
+
+/// Without when it was shelved: that is another second each time.
+fn system_metadata(instance: &Instance) -> Value {
+    let mut metadata = instance.system_metadata.get().cloned().unwrap_or_default();
+    if let Some(at) = metadata.get_mut("shelved_at") {
+        *at = None;
+    }
+    json!(metadata)
 }
 
 /// What the tests need of a workflow beside its steps.

@@ -18,6 +18,8 @@ import time
 GUEST = os.path.abspath(sys.argv[1])
 USER_DATA = b"#!/bin/sh\n"
 UUID = "5f0c0d2e-9a53-4a5b-b2ad-6a1e2f6f5d11"
+# How many times as long as said everything may take, as on a slow or busy machine.
+PATIENCE = max(1.0, float(os.environ.get("PATIENCE") or 1))
 ACCEL = "kvm" if "--kvm" in sys.argv else "tcg"
 
 
@@ -40,7 +42,7 @@ class Machine:
 
     def wait_for(self, pattern, timeout=60):
         """The match, and the seconds since the process started."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + timeout * PATIENCE
         while time.monotonic() < end:
             if found := re.search(pattern, self.text):
                 return found, time.monotonic() - self.started
@@ -66,7 +68,7 @@ class Machine:
         pressed = time.monotonic()
         self.command("system_powerdown")
         self.wait_for(r"HYPERNOVA-GUEST power-button", 20)
-        if self.process.wait(20):
+        if self.process.wait(20 * PATIENCE):
             raise AssertionError("QEMU failed")
         return time.monotonic() - pressed
 

@@ -27,7 +27,13 @@ daemons_begin() {
   chmod 711 "$D"
 }
 
-_alive() { [ -s "$D/run/$1.pid" ] && kill -0 "$(cat "$D/run/$1.pid")" 2>/dev/null; }
+# PID: when it began, in clock ticks of this boot. A pid file may outlive its process, and its number name another one.
+_born() { [ -r "/proc/$1/stat" ] && sed 's/.*) //' "/proc/$1/stat" | cut -d' ' -f20 - /proc/sys/kernel/random/boot_id; }
+_is_daemon() { # NAME PID
+  echo "$2" >"$D/run/$1.pid"
+  _born "$2" >"$D/run/$1.born" || true # it has ended already
+}
+_alive() { [ -s "$D/run/$1.pid" ] && [ -s "$D/run/$1.born" ] && [ "$(_born "$(cat "$D/run/$1.pid")")" = "$(cat "$D/run/$1.born")" ]; }
 
 # NAME COMMAND…: starts a daemon in a session of its own; repeated while it runs, does nothing.
 _daemon() {
@@ -35,25 +41,25 @@ _daemon() {
   shift
   _alive "$name" && return 0
   setsid "$@" >>"$D/log/$name.log" 2>&1 </dev/null 9>&- &
-  echo $! >"$D/run/$name.pid"
+  _is_daemon "$name" $!
   disown # bash has nothing to say of its end
 }
 
 # NAME [SIGNAL]: asks a daemon to stop, kills it after 10 s.
 _stop() {
   local name=$1 signal=${2:-TERM} pid i
-  [ -s "$D/run/$name.pid" ] || return 0
+  _alive "$name" || { rm -f "$D/run/$name."{pid,born}; return 0; }
   pid=$(cat "$D/run/$name.pid")
   # A caller may run with `set -e`, and the process may have ended by itself.
   kill -"$signal" "$pid" 2>/dev/null || true
   for i in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
   kill -KILL "$pid" 2>/dev/null || true
-  rm -f "$D/run/$name.pid"
+  rm -f "$D/run/$name."{pid,born}
 }
 
-# SECONDS COMMAND…: repeats the command until it succeeds.
+# SECONDS COMMAND…: repeats the command until it succeeds. PATIENCE is how many times as long everything may take (1).
 _until() {
-  local end=$((SECONDS + $1))
+  local end=$((SECONDS + $1 * ${PATIENCE:-1}))
   shift
   until "$@" >/dev/null 2>&1; do
     [ $SECONDS -lt $end ] || { echo "daemons: gave up waiting for: $*" >&2; return 1; }
@@ -87,9 +93,12 @@ CONF
 # --- a private host
 
 host_start() {
-  local h=$D/host part
+  local h=$D/host display
   mkdir -p "$h"/{etc,lib,log,cache,run}
   _qemu_conf >"$h/etc/qemu.conf"
+  # The network is the real host's: another libvirt there, looking for a free port at the same time, finds the same one.
+  display=$((6000 + RANDOM % 250 * 100))
+  printf 'remote_display_port_min = %d\nremote_display_port_max = %d\n' $display $((display + 99)) >>"$h/etc/qemu.conf"
   _libvirtd_conf >"$h/etc/libvirtd.conf"
   printf '127.0.0.1 localhost %s\n::1 localhost\n' "${HOST_NAME:-hypernova-test}" >"$h/hosts"
   echo "host_uuid = \"$(cat /proc/sys/kernel/random/uuid)\"" >>"$h/etc/libvirtd.conf"
@@ -175,7 +184,7 @@ rabbit_start() {
   _until 60 bash -c "exec 3<>/dev/tcp/127.0.0.1/$amqp" || { tail -20 "$D/log/rabbit.log" >&2; return 1; }
   # The server's own pid: the wrapper that started it doesn't pass a signal on.
   _until 10 test -s "$r/pid"
-  cat "$r/pid" >"$D/run/rabbit.pid"
+  _is_daemon rabbit "$(cat "$r/pid")"
   export TRANSPORT_URL=rabbit://guest:guest@127.0.0.1:$amqp/
 }
 

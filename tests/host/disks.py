@@ -10,16 +10,9 @@ import socket
 import time
 
 from nova_client import Guest, run
+from scenarios import PATIENCE, scenario
 
-SCENARIOS = []
 SERIAL = "enabled = true\nport_range = 21100:21140\nproxyclient_address = 127.0.0.1"
-
-
-def scenario(timeout):
-    def register(function):
-        SCENARIOS.append((function, timeout))
-        return function
-    return register
 
 
 @contextlib.contextmanager
@@ -39,7 +32,7 @@ def agent_with(world, **config):
 def shell(world, guest, command, timeout=60):
     """What a command in the guest prints; it has to succeed."""
     console = world.nova.call("get_serial_console", instance=guest.instance(), console_type="serial")
-    number, seen, deadline = time.monotonic_ns(), b"", time.monotonic() + timeout
+    number, seen, deadline = time.monotonic_ns(), b"", time.monotonic() + timeout * PATIENCE
     end = re.compile(rb"ended-(\d+)-%d" % number)
     with socket.create_connection((console["host"], int(console["port"])), 10) as connection:
         connection.settimeout(2)

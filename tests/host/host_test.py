@@ -20,10 +20,8 @@ import time
 import traceback
 import uuid
 
-import disks
-import volumes
 from nova_client import Guest, error_name, image, run
-from scenarios import SCENARIOS, scenario
+from scenarios import PATIENCE, SCENARIOS, scenario
 from world import World
 
 
@@ -135,65 +133,6 @@ def questions_about_a_guest(world):
     assert "load average" in world.nova.call("get_host_uptime")
     guest.delete()
     fails_with({"InstanceNotFound"}, lambda: guest.console())
-
-
-def serial_endpoint(world, guest):
-    """Where the guest's serial console listens."""
-    console = world.nova.call("get_serial_console", instance=guest.instance(), console_type="serial")
-    assert world.nova.call("validate_console_port", instance=guest.instance(), port=str(console["port"]),
-                           console_type="serial") is True, console
-    return console["host"], int(console["port"])
-
-
-def type_and_read(endpoint, number, timeout=30):
-    """Types a command on a serial console and waits for what the guest's shell makes of it."""
-    wanted, seen, deadline = f"answer-{number * number}-".encode(), b"", time.monotonic() + timeout
-    with socket.create_connection(endpoint, 10) as connection:
-        connection.settimeout(2)
-        while wanted not in seen and time.monotonic() < deadline:
-            connection.sendall(f"echo answer-$(({number} * {number}))-\n".encode())
-            try:
-                seen += connection.recv(4096)
-            except TimeoutError:
-                pass
-    assert wanted in seen, f"{wanted} isn't in {seen[-500:]}"
-
-
-@scenario(400)
-def a_serial_console(world):
-    """A TCP port that the guest's shell answers on, also after the agent's restart and a resume; nobody else gets it."""
-    world.stop_agent(60)
-    world.write_config(serial_console="enabled = true\nport_range = 21000:21020\nproxyclient_address = 127.0.0.1")
-    try:
-        world.start_agent()
-        guest = Guest(world, "serial").build(world.file_image())
-        guest.wait_boot(1)
-        guest.wait_state("active")
-        endpoint = serial_endpoint(world, guest)
-        assert 21000 <= endpoint[1] <= 21020, endpoint
-        type_and_read(endpoint, 12)
-        assert "HYPERNOVA-GUEST booted" in guest.console(), "the log goes on beside the port"
-        assert world.stop_agent(60) == 0
-        world.start_agent()
-        assert serial_endpoint(world, guest) == endpoint
-        type_and_read(endpoint, 13)
-
-        guest.suspend()
-        assert world.stop_agent(60) == 0
-        world.start_agent()
-        other = Guest(world, "other").build(world.file_image())
-        other.wait_boot(1)
-        other.wait_state("active")
-        assert serial_endpoint(world, other) != endpoint
-        guest.resume()
-        assert serial_endpoint(world, guest) == endpoint
-        type_and_read(endpoint, 14)
-        guest.delete()
-        other.delete()
-    finally:
-        world.stop_agent(60)
-        world.write_config()
-        world.start_agent()
 
 
 @scenario(200)
@@ -527,13 +466,13 @@ def the_commands(world):
 @scenario(60)
 def check_finds_what_is_wrong(world):
     """`hypernova check` passes on this host, and fails with a line that says so when a path can't be used."""
-    good = subprocess.run([*world.enter(), world.binary, "check", "--config-file", world.config], capture_output=True, text=True, timeout=60)
+    good = subprocess.run([*world.enter(), world.binary, "check", "--config-file", world.config], capture_output=True, text=True, timeout=60 * PATIENCE)
     assert good.returncode == 0, good.stdout + good.stderr
     config = world.config
     try:
         world.config += ".bad"
         world.write_config(DEFAULT="instances_path = /proc/no-such/instances", libvirt="connection_uri = qemu+unix:///system?socket=/no/such")
-        bad = subprocess.run([*world.enter(), world.binary, "check", "--config-file", world.config], capture_output=True, text=True, timeout=60)
+        bad = subprocess.run([*world.enter(), world.binary, "check", "--config-file", world.config], capture_output=True, text=True, timeout=60 * PATIENCE)
     finally:
         os.unlink(world.config)
         world.config = config
@@ -557,7 +496,12 @@ def a_clean_stop(world):
 
 # --- the runner
 
-import snapshots  # noqa: E402,F401  its scenarios come after these
+# Their scenarios come after these.
+import consoles  # noqa: E402,F401
+import disks  # noqa: E402,F401
+import rescue  # noqa: E402,F401
+import snapshots  # noqa: E402,F401
+import volumes  # noqa: E402,F401
 
 class TooSlow(Exception):
     pass
@@ -582,8 +526,6 @@ def leftovers(world):
 
 
 def main():
-    SCENARIOS.extend(disks.SCENARIOS)
-    SCENARIOS.extend(volumes.SCENARIOS)
     wanted = sys.argv[1:]
     unknown = set(wanted) - {function.__name__ for function, _ in SCENARIOS}
     if unknown:
@@ -598,7 +540,7 @@ def main():
         nonlocal passed, failed
         started = time.monotonic()
         signal.signal(signal.SIGALRM, too_slow)
-        signal.alarm(timeout)
+        signal.alarm(round(timeout))
         try:
             action()
         except Exception as error:
@@ -617,7 +559,7 @@ def main():
             signal.alarm(0)
 
     try:
-        if attempt("the agent starts", 60, world.start_agent):
+        if attempt("the agent starts", 60 * PATIENCE, world.start_agent):
             for function, timeout in SCENARIOS:
                 if wanted and function.__name__ not in wanted:
                     continue
@@ -632,7 +574,7 @@ def main():
             left = leftovers(world)
             assert not left, "\n".join(left)
 
-        attempt("nothing is left", 120, nothing_is_left)
+        attempt("nothing is left", 120 * PATIENCE, nothing_is_left)
     finally:
         if world.agent_runs():
             world.kill_agent()

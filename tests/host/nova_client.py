@@ -22,6 +22,8 @@ import kombu  # noqa: E402
 import oslo_messaging  # noqa: E402
 from oslo_config import cfg  # noqa: E402
 
+from scenarios import PATIENCE  # noqa: E402
+
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "messages.json")) as _file:
     MESSAGES = json.load(_file)
 
@@ -79,7 +81,7 @@ class Nova:
 
     def client(self, topic="compute", version=COMPUTE_VERSION, namespace=None, timeout=60):
         target = oslo_messaging.Target(topic=topic, server=self.host, version=version, namespace=namespace)
-        return oslo_messaging.get_rpc_client(self.transport, target, timeout=timeout)
+        return oslo_messaging.get_rpc_client(self.transport, target, timeout=timeout * PATIENCE)
 
     def call(self, method, timeout=60, topic="compute", version=COMPUTE_VERSION, namespace=None, **args):
         return self.client(topic, version, namespace, timeout).call(self.context(), method, **args)
@@ -294,7 +296,7 @@ class Guest:
 
 def run(*command, check=True, timeout=60):
     """Standard output of a command; its standard error is in the exception when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout * PATIENCE)
     if check and done.returncode:
         raise AssertionError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout

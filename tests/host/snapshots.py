@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from nova_client import Guest, run
-from scenarios import scenario
+from scenarios import PATIENCE, scenario
 
 
 @contextlib.contextmanager
@@ -173,7 +173,7 @@ def killed_while_copying(world):
         world.kill_agent()
         assert block_job(world, guest)
         world.start_agent()
-        out, err = command.communicate(timeout=120)
+        out, err = command.communicate(timeout=120 * PATIENCE)
         assert command.returncode == 0, out + err
         guest.wait_state("active")
         nothing_is_left_of_it(world, guest)
@@ -192,7 +192,7 @@ def a_delete_overtakes_a_snapshot(world):
         command = snapshot_command(world, guest, path)
         catch_copy(world, guest, command)
         guest.delete()
-        command.communicate(timeout=60)
+        command.communicate(timeout=60 * PATIENCE)
         assert command.returncode == 1
         assert not os.path.exists(path)
         assert os.listdir(os.path.join(world.instances, "snapshots")) == []
@@ -212,7 +212,7 @@ def a_full_disk_under_a_snapshot(world):
                 run(*world.enter(), "mount", "-o", f"remount,size={size}", directory)
                 _, count = guest.wait_heartbeat_after(0)
                 refused = subprocess.run([world.binary, "--socket", world.socket, "snapshot", guest.uuid, "--to", path],
-                                         capture_output=True, text=True, timeout=120)
+                                         capture_output=True, text=True, timeout=120 * PATIENCE)
                 left = run(*world.enter(), "ls", "-A", directory).split()
                 assert left == [], left
                 if refused.returncode == 0:
@@ -250,12 +250,18 @@ def a_crash_dump_and_a_guest_without_an_agent(world):
     guest.delete()
 
 
+def wait_agent(world, guest):
+    """The guest has opened its agent's channel, and libvirt knows."""
+    guest.wait_console(r"HYPERNOVA-GUEST agent /dev/vport")
+    world.wait(lambda: "state='connected'" in world.virsh("dumpxml", guest.uuid), 20, lambda: "the guest agent isn't connected")
+
+
 @scenario(400)
 def a_guest_with_an_agent(world):
     """Its file systems are frozen for the moment of a snapshot, and thawed; by request as well; its password is set."""
     image = world.file_image(hw_qemu_guest_agent="yes", os_require_quiesce="yes")
     guest, own = running(world, "agent", image)
-    guest.wait_console(r"HYPERNOVA-GUEST agent /dev/vport")
+    wait_agent(world, guest)
 
     def said(word):
         return len(re.findall(rf"HYPERNOVA-GUEST {word}", guest.console_or_nothing()))
@@ -303,14 +309,14 @@ def a_guest_whose_agent_goes(world):
     for required in ("yes", "no"):
         image = world.file_image(hw_qemu_guest_agent="yes", os_require_quiesce=required)
         guest, own = running(world, f"hangs-{required}", image)
-        guest.wait_console(r"HYPERNOVA-GUEST agent /dev/vport")
+        wait_agent(world, guest)
         # The channel is open, and nobody reads it: a paused guest's agent.
         world.virsh("suspend", guest.uuid)
         path = os.path.join(world.images, f"hangs-{required}.qcow2")
         begun = time.monotonic()
         made = subprocess.run([world.binary, "--socket", world.socket, "snapshot", guest.uuid, "--to", path],
-                              capture_output=True, text=True, timeout=200)
-        assert time.monotonic() - begun < 120
+                              capture_output=True, text=True, timeout=200 * PATIENCE)
+        assert time.monotonic() - begun < 120 * PATIENCE
         assert os.path.exists(path) == (required == "no"), made
         if required == "yes":
             assert "quiesce" in made.stderr, made.stderr

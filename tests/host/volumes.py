@@ -12,15 +12,7 @@ import time
 
 from disks import SERIAL, shell
 from nova_client import Guest, run
-
-SCENARIOS = []
-
-
-def scenario(timeout):
-    def register(function):
-        SCENARIOS.append((function, timeout))
-        return function
-    return register
+from scenarios import scenario
 
 
 @contextlib.contextmanager

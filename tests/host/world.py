@@ -14,6 +14,7 @@ import threading
 import time
 
 from nova_client import Nova, image, run
+from scenarios import PATIENCE
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 HOST = "hypernova-test"
@@ -123,7 +124,7 @@ class World:
                 compute_driver = libvirt.LibvirtDriver
                 state_path = {self.state}
                 instances_path = {self.instances}
-                shutdown_timeout = 20
+                shutdown_timeout = {round(20 * PATIENCE)}
                 debug = true""",
             "hypernova": f"""
                 control_plane = standalone
@@ -186,7 +187,7 @@ class World:
         if not self.agent_runs():
             return None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout)
+        return self.process.wait(timeout * PATIENCE)
 
     def assert_alive(self, pid=None):
         assert self.agent_runs(), f"the agent died:\n{self.log_tail()}"
@@ -204,12 +205,13 @@ class World:
 
     def wait(self, question, timeout, explain, interval=0.1):
         """Asks until the answer is true; AssertionError with `explain()` after `timeout` seconds."""
+        timeout *= PATIENCE
         end = time.monotonic() + timeout
         while True:
             if answer := question():
                 return answer
             if time.monotonic() >= end:
-                raise AssertionError(f"after {timeout} s: {explain()}")
+                raise AssertionError(f"after {timeout:.0f} s: {explain()}")
             time.sleep(interval)
 
     def show(self, guest):

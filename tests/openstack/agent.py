@@ -31,6 +31,9 @@ class Agent:
         """`more`: section -> option -> value, over the files' own; `proxied`: its requests go through the fault proxy. Waits
         until nova counts on the host."""
         self.how = (proxied, more)
+        if wait:
+            # A report has its second only: what the agent before this one reported last isn't to be taken for this one's.
+            time.sleep(1 - time.time() % 1)
         begin = time.time()
         with open(self.log, "a") as log:
             log.write(f"--- {self.kind} starts{' behind the proxy' if proxied else ''} {more or ''}\n")

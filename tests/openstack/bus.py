@@ -4,6 +4,7 @@ import threading
 import time
 
 import kombu
+from amqp.exceptions import AMQPError
 
 from plane import CONTROLLER
 
@@ -35,7 +36,7 @@ class Notifications:
                                 connection.drain_events(timeout=1)
                             except TimeoutError:
                                 pass
-            except (OSError, ConnectionError):
+            except (OSError, AMQPError):
                 time.sleep(0.5)  # the broker is being restarted
 
     def take(self, message):

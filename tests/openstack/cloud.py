@@ -156,6 +156,8 @@ def fill_images():
     image = Cloud().image
     for name, file, form in (("guest", "guest.qcow2", "qcow2"), ("guest-raw", "guest.raw", "raw")):
         upload(image, name, form, open(f"{ROOT}/guest/{file}", "rb"))
+    # A server that is rescued with it keeps its disks where they are.
+    upload(image, "medic", "qcow2", open(f"{ROOT}/guest/guest.qcow2", "rb"), hw_rescue_device="disk", hw_rescue_bus="virtio")
     # What says it is QCOW2 and isn't: a header, and nothing that it promises.
     upload(image, "broken", "qcow2", b"QFI\xfb\0\0\0\3" + bytes(1000))
     # A machine without PCI, which libvirt can't define with the devices there are: a build fails late, and might do better

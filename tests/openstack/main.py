@@ -1,12 +1,22 @@
 """Brings the plane up, runs the scenarios, compares or records. Started by tests/openstack/run; see there."""
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
 import traceback
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+SCENARIO_SECONDS = 300
+"""More than twice what the longest scenario needs."""
+
+
+class TooSlow(BaseException):
+    """A scenario takes longer than it may; not an Exception, for that is what scenarios catch."""
+
+
+def too_slow(*_):
+    raise TooSlow(f"longer than {SCENARIO_SECONDS} s")
 
 
 def bring_up(daemons):
@@ -36,16 +46,22 @@ def bring_up(daemons):
     return hosts
 
 
-def run_scenarios(world, names, recording):
-    """Runs them one after the other; the number of those that failed."""
+def run_scenarios(world, names, recording, until):
+    """Runs them one after the other, and begins none after `until`; the names of those that failed and of those left out."""
     import expected
+    from look import left_behind
     from plane import LOG
     from world import SCENARIOS
 
-    failed = 0
-    for name in names:
+    failed = []
+    signal.signal(signal.SIGALRM, too_slow)
+    for number, name in enumerate(names):
         began = time.monotonic()
+        if began > until:
+            return failed, names[number:]
+        signal.alarm(SCENARIO_SECONDS)
         world.begin()
+        before = left_behind(world)
         try:
             world.agent.ensure(**SCENARIOS[name].agent)
             world.learn()
@@ -56,12 +72,15 @@ def run_scenarios(world, names, recording):
                 expected.record(name, world.steps, heard)
             else:
                 wrong += expected.compare(name, world.steps, heard)
-        except Exception:
+        except (Exception, TooSlow):
             wrong = traceback.format_exc().splitlines()
+            signal.alarm(SCENARIO_SECONDS)
             for server in world.servers:
                 server.keep_console(f"{LOG}/{name}-{server.id}.console")
-        wrong += clear(world)
-        failed += bool(wrong)
+        wrong += clear(world, before)
+        signal.alarm(0)
+        if wrong:
+            failed.append(name)
         print(f"{'FAIL' if wrong else 'ok  '} {name} ({time.monotonic() - began:.0f} s)", flush=True)
         for line in wrong[:40]:
             print(f"     {line}")
@@ -70,11 +89,11 @@ def run_scenarios(world, names, recording):
                 file.write("\n".join(wrong) + "\n")
             if len(wrong) > 40:
                 print(f"     and {len(wrong) - 40} more: {LOG}/{name}.wrong")
-    return failed
+    return failed, []
 
 
-def clear(world):
-    """Deletes the scenario's servers, and says what is left when there should be nothing."""
+def clear(world, before):
+    """Deletes the scenario's servers, and says what is left that wasn't there before."""
     from look import left_behind
     from plane import Failed, until
     world.proxy.heal()
@@ -83,10 +102,15 @@ def clear(world):
             world.cloud.delete(server.id)
         except Failed:
             pass
+
+    def left():
+        found = {what: [one for one in ones if one not in before.get(what, [])] for what, ones in left_behind(world).items()}
+        return [f"left behind: {what}: {ones}" for what, ones in found.items() if ones]
+
     try:
-        until(15, "nothing to be left", lambda: not left_behind(world), 0.5)
+        until(15, "nothing to be left", lambda: not left(), 0.5)
     except Failed:
-        return [f"left behind: {what}: {found}" for what, found in left_behind(world).items()]
+        return left()
     return []
 
 
@@ -114,8 +138,12 @@ def main():
     world = World(daemons, hosts, options.agent)
     if options.shell:
         return subprocess.run(["bash", "--norc", "-i"], env={**os.environ, "PS1": "plane# "}).returncode
-    failed = run_scenarios(world, names, options.record)
-    print(f"{len(names) - failed} passed, {failed} failed ({time.monotonic() - began:.0f} s)", flush=True)
+    limit = os.environ.get("OPENSTACK_SECONDS")
+    failed, left_out = run_scenarios(world, names, options.record, began + float(limit) if limit else float("inf"))
+    if left_out:
+        print(f"left out, for lack of time: {' '.join(left_out)}")
+    passed = len(names) - len(failed) - len(left_out)
+    print(f"{passed} passed, {len(failed)} failed ({time.monotonic() - began:.0f} s)", flush=True)
     return bool(failed)
 
 

@@ -17,6 +17,11 @@ use tempfile::TempDir;
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const START_WITHIN: Duration = Duration::from_secs(120);
 
+/// How many times as long as said a broker may take to start, as on a slow or busy machine.
+fn patience() -> u32 {
+    std::env::var("PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
 /// Certificates for a broker that speaks TLS.
 pub struct TlsFiles<'a> {
     pub ca: &'a Path,
@@ -172,7 +177,7 @@ impl Broker {
             .expect("setpriv, sh and rabbitmq-server are installed");
         self.process = Some(child);
         let url = TransportUrl::parse(&self.url()).unwrap();
-        let deadline = Instant::now() + START_WITHIN;
+        let deadline = Instant::now() + START_WITHIN * patience();
         // The TLS listener comes up after the other one.
         let tls = self.tls.then_some(("127.0.0.1", self.tls_port));
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -51,6 +51,10 @@ pub enum DiskRole {
     Ephemeral,
     Swap,
     ConfigDrive,
+    /// `disk.rescue`
+    Rescue,
+    /// The root disk while another one is in its place.
+    Rescued,
     Volume,
 }
 
@@ -76,6 +80,7 @@ pub fn disks(
         input.disks.iter().any(|disk| disk.role == DiskRole::Volume && disk.is_root());
     let virtio_scsi = asked.property("hw_scsi_model") == Some("virtio-scsi");
     // The volume that the guest boots from is unit 0.
+    let stable = input.rescue.as_ref().is_some_and(|rescue| rescue.is_stable);
     let mut scsi_units = u32::from(boots_from_volume)..;
     let mut disks: Vec<DiskSpec> = Vec::new();
     for (disk, place) in input.disks.iter().zip(places(input, asked, machine.as_deref())?) {
@@ -100,6 +105,9 @@ pub fn disks(
             true => scsi_units.next(),
             false => None,
         };
+        if stable && disk.role == DiskRole::Rescue {
+            spec.boot_order = Some(1);
+        }
         spec.bus = bus;
         disks.push(spec);
     }
@@ -205,6 +213,8 @@ impl<'a> Places<'a> {
             // The flavor's own: only what is placed already is in its way.
             DiskRole::Local => self.plain("disk", self.disk_bus.clone(), &[])?,
             DiskRole::Ephemeral | DiskRole::Swap => self.mapped(disk)?,
+            DiskRole::Rescue => self.rescue()?,
+            DiskRole::Rescued => self.plain("disk", self.disk_bus.clone(), &[])?,
             DiskRole::ConfigDrive => {
                 let iso = self.input.options.config_drive_format == "iso9660";
                 let device = if iso { "cdrom" } else { "disk" };
@@ -235,6 +245,35 @@ impl<'a> Places<'a> {
         let device = if disk.role == DiskRole::Swap { "disk" } else { device_type(disk) };
         let bus = self.bus(disk, device, own)?;
         self.place(device, bus, own, &self.assigned)
+    }
+
+    /// nova: blockinfo.py, `_get_rescue_disk_mapping`, `_get_stable_device_rescue_mapping`
+    fn rescue(&self) -> Result<Place, GuestError> {
+        let stable = self.input.rescue.as_ref().filter(|rescue| rescue.is_stable);
+        let Some(rescue) = stable else { return self.plain("disk", self.disk_bus.clone(), &[]) };
+        let own = |name: &str| rescue.properties.get(name).map(String::as_str);
+        let device = own("hw_rescue_device").unwrap_or("disk");
+        if !TYPES.contains(&device) {
+            let message = format!("Requested rescue device '{device}' is not supported");
+            return Err(GuestError::invalid("UnsupportedRescueDevice", message));
+        }
+        let bus = match own("hw_rescue_bus") {
+            Some(bus) if BUSES.contains(&bus) => bus.to_owned(),
+            Some(bus) => {
+                let virt = &self.input.options.virt_type;
+                let message = format!(
+                    "Requested rescue bus '{bus}' is not supported by the '{virt}' virt driver"
+                );
+                return Err(GuestError::invalid("UnsupportedRescueBus", message));
+            }
+            None => {
+                let asked = Asked::new(&self.input.flavor.extra_specs, &rescue.properties);
+                // nova has no bus of its own for a logical unit, either.
+                let kind = if device == "lun" { "disk" } else { device };
+                bus_for(kind, self.input, &asked, self.machine)?
+            }
+        };
+        self.plain(device, bus, &[])
     }
 
     /// A volume's name tells its bus where its mapping doesn't.
@@ -338,9 +377,10 @@ fn bus_of_name(name: &str) -> Result<String, GuestError> {
     Ok(bus.to_owned())
 }
 
-/// The root disk among the disks made of `input`.
+/// The root disk among the disks made of `input`, or the one in its place.
 pub fn root<'a>(disks: &'a [DiskSpec], input: &[GuestDisk]) -> Option<&'a DiskSpec> {
-    disks.get(input.iter().position(GuestDisk::is_root)?)
+    let of_rescue = || input.iter().position(|disk| disk.role == DiskRole::Rescue);
+    disks.get(input.iter().position(GuestDisk::is_root).or_else(of_rescue)?)
 }
 
 /// What the firmware boots from: the kinds of the disks to boot from, in nova's order, which is that of

@@ -53,6 +53,9 @@ pub struct GuestInput {
     pub root_device_name: Option<String>,
     /// Boot this kernel instead of the root disk's loader.
     pub kernel: Option<GuestKernel>,
+    /// The guest is booted from another disk, to mend its own.
+    #[serde(default)]
+    pub rescue: Option<GuestRescue>,
     pub vifs: Vec<GuestVif>,
     /// `console.log` of the instance directory.
     pub console_log: Option<PathBuf>,
@@ -75,6 +78,16 @@ pub struct GuestImage {
     pub min_disk_gib: u64,
     pub min_ram_mib: u64,
     /// `hw_…`, `os_…`, `img_…`; booleans as `True` and `False` or any spelling oslo knows.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// How a guest is rescued. nova: virt/libvirt/driver.py, `rescue`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct GuestRescue {
+    /// Whether its own disks stay what and where they are, and the rescue disk comes last. Else that
+    /// comes first, and only its own root disk beside it.
+    pub is_stable: bool,
+    /// Of the rescue image.
     pub properties: BTreeMap<String, String>,
 }
 
@@ -311,9 +324,9 @@ pub fn domain_spec(input: &GuestInput) -> Result<DomainSpec, GuestError> {
         sound_model: devices::sound_model(&asked)?,
         redirected_usb_ports: devices::redirected_usb_ports(&asked)?,
         os: OsSpec {
-            boot_devices: match input.kernel {
-                Some(_) => Vec::new(),
-                None => disks::boot_devices(&disks, &input.disks),
+            boot_devices: match (&input.kernel, &input.rescue) {
+                (None, None) => disks::boot_devices(&disks, &input.disks),
+                _ => Vec::new(),
             },
             boot_menu: boot_menu(&asked),
             direct_kernel: direct_kernel(input, &asked, &disks),
@@ -424,7 +437,7 @@ fn boot_menu(asked: &Asked<'_>) -> bool {
     asked.property("hw_boot_menu").or(asked.spec("hw:boot_menu")).is_some_and(asked::truth)
 }
 
-/// nova: virt/libvirt/driver.py, `_set_guest_for_inst_kernel`
+/// nova: virt/libvirt/driver.py, `_set_guest_for_inst_kernel`, `_set_guest_for_rescue`
 fn direct_kernel(
     input: &GuestInput,
     asked: &Asked<'_>,
@@ -436,7 +449,8 @@ fn direct_kernel(
     if input.options.virt_type == "qemu" {
         usual.push_str(" no_timer_check");
     }
-    let asked_for = asked.property("os_command_line").filter(|line| !line.is_empty());
+    let own = asked.property("os_command_line").filter(|line| !line.is_empty());
+    let asked_for = own.filter(|_| input.rescue.is_none());
     Some(DirectKernel {
         kernel: kernel.kernel.clone(),
         ramdisk: kernel.ramdisk.clone(),

@@ -51,6 +51,23 @@ impl Hypervisor for Libvirt {
         .await
     }
 
+    async fn define_again(&self, uuid: Uuid, xml: &str) -> Result<(), HypervisorError> {
+        let garbled = |message: String| HypervisorError::Garbled { operation: "define", message };
+        let found = xml::read::domain_facts(xml).map_err(|error| garbled(error.to_string()))?;
+        if found.uuid != Some(uuid) || found.nova.is_none() {
+            return Err(garbled("the definition that was kept is of another domain".to_owned()));
+        }
+        let xml = xml.to_owned();
+        self.job("define", self.options.job_timeout, move |connect| {
+            if let Some(found) = find(connect, uuid)? {
+                must_be_ours(&found)?;
+            }
+            Domain::define_xml(connect, &xml)?;
+            Ok(())
+        })
+        .await
+    }
+
     async fn start(&self, uuid: Uuid, options: StartOptions) -> Result<(), HypervisorError> {
         let found = self.domain(uuid).await?;
         let restores = !options.force_boot && found.is_some_and(|info| info.managed_save);

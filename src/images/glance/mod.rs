@@ -12,7 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 
-use super::{ImageError, ImageRequest, ImageSource, ImageStream};
+use super::{FoundImage, ImageError, ImageRequest, ImageSource, ImageStream};
 use crate::config;
 use crate::model::context::RequestContext;
 use crate::openstack::endpoint::Endpoint;
@@ -144,6 +144,28 @@ impl ImageSource for Glance {
             size: known.size,
             disk_format: image.disk_format.clone().or(known.disk_format),
             ..image.clone()
+        })
+    }
+
+    /// # Errors
+    /// As [`Glance::show`]. An image that isn't active yet is found all the same.
+    async fn look_up(
+        &self,
+        context: &RequestContext,
+        image: &ImageRequest,
+    ) -> Result<FoundImage, ImageError> {
+        let known = self.show(context, &image.id).await?;
+        let property = |name: &str| known.properties.get(name).filter(|id| !id.is_empty());
+        Ok(FoundImage {
+            kernel_id: property("kernel_id").cloned(),
+            ramdisk_id: property("ramdisk_id").cloned(),
+            image: ImageRequest {
+                checksums: known.checksums,
+                size: known.size,
+                disk_format: known.disk_format,
+                ..image.clone()
+            },
+            meta: Some(known.meta),
         })
     }
 

@@ -323,6 +323,15 @@ impl InterfaceRecords for FakeNeutron {
         Ok(own.filter_map(|interface| interface.uuid.get().copied()).collect())
     }
 
+    async fn of_port(
+        &self,
+        _: &RequestContext,
+        port: Uuid,
+    ) -> Result<Option<VirtualInterface>, NetworkError> {
+        let state = self.state();
+        Ok(state.interfaces.iter().find(|one| one.uuid.get() == Some(&port)).cloned())
+    }
+
     async fn destroy(
         &self,
         _: &RequestContext,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::NeutronNetwork;
 use super::client::{As, CallError, Client, in_path};
 use super::model::{self, Facts, Physical};
-use super::types::{FloatingIp, Network, Port, Provider, Subnet};
+use super::types::{FloatingIp, Network, Port, Provider, SecurityGroup, Subnet};
 use crate::model::object::Instance;
 use crate::network::{NetworkError, Refresh, Vif};
 
@@ -150,6 +150,31 @@ impl NeutronNetwork {
             client.list(As::Admin, "ports", &dhcp),
         );
         Ok(found.await?)
+    }
+
+    /// See [`crate::network::Network::security_groups`]. A group without a name has its id for one.
+    /// nova: network/security_group_api.py, get_instances_security_groups_bindings
+    pub(super) async fn group_names(
+        &self,
+        client: Client<'_>,
+        instance: &Instance,
+    ) -> Result<Vec<String>, NetworkError> {
+        let ports = ports_of(client, As::Admin, instance).await?;
+        let of_ports =
+            || ports.iter().flat_map(|port| port.security_groups.iter().map(String::as_str));
+        let ids: BTreeSet<&str> = of_ports().collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let fields = [("fields", "id"), ("fields", "name")];
+        let filters: Vec<_> = ids.iter().map(|id| ("id", *id)).chain(fields).collect();
+        let groups: Vec<SecurityGroup> =
+            client.list(As::Admin, "security-groups", &filters).await?;
+        let name = |id: &str| {
+            let group = groups.iter().find(|group| group.id == id)?;
+            Some(if group.name.is_empty() { &group.id } else { &group.name }.clone())
+        };
+        Ok(of_ports().filter_map(name).collect())
     }
 }
 

@@ -118,6 +118,15 @@ impl Network for NeutronNetwork {
         self.released(self.client(context), instance, keep).await
     }
 
+    async fn release(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+        port: Uuid,
+    ) -> Result<(), NetworkError> {
+        self.released_one(self.client(context), instance, port).await
+    }
+
     async fn refresh(
         &self,
         context: &RequestContext,
@@ -136,13 +145,34 @@ impl Network for NeutronNetwork {
         self.bound_to(self.client(context), instance, host).await
     }
 
+    async fn unbind(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+    ) -> Result<(), NetworkError> {
+        self.unbound(self.client(context), instance).await
+    }
+
     async fn active_ports(
         &self,
         context: &RequestContext,
         instance: &Instance,
     ) -> Result<BTreeSet<Uuid>, NetworkError> {
-        let ports = info::ports_of(self.client(context), As::Admin, instance).await?;
+        // Asked again and again while a guest waits: no more than is looked at.
+        let id = info::uuid(instance)?.to_string();
+        let fields = [("fields", "id"), ("fields", "status"), ("fields", "admin_state_up")];
+        let filters = [("device_id", id.as_str()), fields[0], fields[1], fields[2]];
+        let ports: Vec<types::Port> =
+            self.client(context).list(As::Admin, "ports", &filters).await?;
         Ok(ports.iter().filter(|port| port.is_active()).map(|port| port.id).collect())
+    }
+
+    async fn security_groups(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+    ) -> Result<Vec<String>, NetworkError> {
+        self.group_names(self.client(context), instance).await
     }
 
     async fn plug(&self, owner: PlugFor, vif: &Vif) -> Result<(), NetworkError> {
@@ -151,5 +181,9 @@ impl Network for NeutronNetwork {
 
     async fn unplug(&self, _: Uuid, vif: &Vif) -> Result<(), NetworkError> {
         self.plugger.unplug(vif).await
+    }
+
+    async fn unplug_rest(&self, instance: Uuid) -> Result<(), NetworkError> {
+        self.plugger.unplug_rest(instance).await
     }
 }

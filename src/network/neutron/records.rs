@@ -27,6 +27,13 @@ pub trait InterfaceRecords: Send + Sync {
         instance: Uuid,
     ) -> Result<Vec<Uuid>, NetworkError>;
 
+    /// The record of a port.
+    async fn of_port(
+        &self,
+        context: &RequestContext,
+        port: Uuid,
+    ) -> Result<Option<VirtualInterface>, NetworkError>;
+
     /// Removes a record; absent is success.
     async fn destroy(
         &self,
@@ -60,6 +67,14 @@ impl InterfaceRecords for Conductor {
         let mut interfaces = self.interfaces(context, instance).await?;
         interfaces.sort_by_key(|interface| interface.id.get().copied());
         Ok(interfaces.iter().filter_map(|interface| interface.uuid.get().copied()).collect())
+    }
+
+    async fn of_port(
+        &self,
+        context: &RequestContext,
+        port: Uuid,
+    ) -> Result<Option<VirtualInterface>, NetworkError> {
+        Ok(self.interface(context, port).await?)
     }
 
     async fn destroy(

@@ -61,15 +61,67 @@ impl NeutronNetwork {
         self.records.delete_of_instance(client.context, id).await
     }
 
+    /// See [`crate::network::Network::release`].
+    /// nova: network/neutron.py, deallocate_port_for_instance
+    pub(super) async fn released_one(
+        &self,
+        client: Client<'_>,
+        instance: &Instance,
+        port: Uuid,
+    ) -> Result<(), NetworkError> {
+        let path = format!("ports/{port}");
+        let found = client.get::<Port>(As::Admin, &path, "port", &["id", "device_id"]).await;
+        let ours = match found {
+            Err(error) if error.is_absent() => false,
+            found => found?.device_id == uuid(instance)?.to_string(),
+        };
+        let recorded = instance.vifs().unwrap_or_default();
+        let users = recorded.iter().any(|vif| vif.id == port && vif.preserve_on_delete);
+        match (ours, users) {
+            (true, true) => self.let_go(client, port).await,
+            (true, false) => self.delete(client, port).await?,
+            (false, _) => debug!(port_id = %port, "the port isn't the instance's any more"),
+        }
+        match self.records.of_port(client.context, port).await? {
+            Some(mut interface) => self.records.destroy(client.context, &mut interface).await,
+            None => Ok(()),
+        }
+    }
+
     /// Unbinds a port of the user's and clears whose it is. What fails is logged and left, as nova
     /// leaves it.
     pub(super) async fn let_go(&self, client: Client<'_>, port: Uuid) {
-        if let Err(error) = self.try_let_go(client, port).await {
+        if let Err(error) = self.try_let_go(client, port, true).await {
             warn!(port_id = %port, error = %Chain(&error), "the port is left as it is");
         }
     }
 
-    async fn try_let_go(&self, client: Client<'_>, port: Uuid) -> Result<(), NetworkError> {
+    /// See [`crate::network::Network::unbind`].
+    pub(super) async fn unbound(
+        &self,
+        client: Client<'_>,
+        instance: &Instance,
+    ) -> Result<(), NetworkError> {
+        let id = uuid(instance)?.to_string();
+        let filter = [("device_id", id.as_str())];
+        // Only what still is this instance's.
+        let ports: Vec<Port> = client.list(As::Admin, "ports", &filter).await?;
+        let unbound = ports.iter().map(async |port| {
+            if let Err(error) = self.try_let_go(client, port.id, false).await {
+                warn!(port_id = %port.id, error = %Chain(&error), "the port stays bound");
+            }
+        });
+        join_all(unbound).await;
+        Ok(())
+    }
+
+    /// `detach`: it isn't the instance's any more.
+    async fn try_let_go(
+        &self,
+        client: Client<'_>,
+        port: Uuid,
+        detach: bool,
+    ) -> Result<(), NetworkError> {
         let path = format!("ports/{port}");
         let fields = ["id", "binding:profile", "network_id"];
         let found = match client.get::<Port>(As::Admin, &path, "port", &fields).await {
@@ -90,11 +142,13 @@ impl NeutronNetwork {
         profile.retain(|key, _| !OF_HOST.contains(&key.as_str()));
         let mut changes = json!({
             "binding:host_id": null,
-            "device_id": "",
-            "device_owner": "",
             "binding:profile": Value::Object(profile),
         });
-        let dns = self.extensions.has(client, "dns-integration").await?;
+        if detach {
+            changes["device_id"] = json!("");
+            changes["device_owner"] = json!("");
+        }
+        let dns = detach && self.extensions.has(client, "dns-integration").await?;
         if dns && !in_designate {
             changes["dns_name"] = json!("");
         }

@@ -232,6 +232,27 @@ async fn a_users_port_is_given_back_as_it_was() {
 }
 
 #[tokio::test]
+async fn one_interface_is_given_back_and_the_others_stay() {
+    let fake = neutron();
+    fake.add("ports", users_port(json!({})));
+    let vifs = allocate(&fake, &[port(USERS_PORT), on(NETWORK), on(NETWORK)]).await.unwrap();
+    let (network, instance) = (network(&fake), with_vifs(&vifs));
+    let released = async |vif: &Vif| network.release(&user(), &instance, vif.id).await;
+    released(&vifs[1]).await.unwrap();
+    released(&vifs[1]).await.expect("absent is success");
+    assert_eq!((ports(&fake).len(), fake.interfaces().len()), (2, 2));
+    released(&vifs[0]).await.unwrap();
+    let users = (USERS_PORT.to_owned(), String::new(), String::new());
+    assert!(ports(&fake).contains(&users), "let go of, and there");
+    assert_eq!(fake.interfaces().len(), 1);
+    // By now it is somebody else's.
+    let other = json!({"device_id": "other"});
+    fake.change("ports", "id", &vifs[2].id.to_string(), &other);
+    released(&vifs[2]).await.unwrap();
+    assert_eq!((ports(&fake).len(), fake.interfaces().len()), (2, 0));
+}
+
+#[tokio::test]
 async fn a_failed_build_lets_go_of_what_was_asked_for_and_deletes_the_rest() {
     let fake = neutron();
     fake.add("ports", users_port(json!({})));
@@ -334,6 +355,10 @@ async fn security_groups_are_named_or_numbered_and_need_a_port_that_has_some() {
     let (user, instance) = (user(), instance());
     network.allocate(&user, &instance, &with(&["web", "g3"])).await.unwrap();
     assert_eq!(fake.all("ports")[0]["security_groups"], json!(["g1", "g3"]));
+    assert_eq!(network.security_groups(&user, &instance).await.unwrap(), ["web", "db"]);
+    fake.change("security-groups", "id", "g1", &json!({"name": ""}));
+    assert_eq!(network.security_groups(&user, &instance).await.unwrap(), ["g1", "db"]);
+    fake.change("security-groups", "id", "g1", &json!({"name": "web"}));
     let error = network.allocate(&user, &instance, &with(&["db"])).await.unwrap_err();
     assert!(matches!(error, NetworkError::SecurityGroupAmbiguous(_)), "{error:?}");
     let error = network.allocate(&user, &instance, &with(&["none"])).await.unwrap_err();

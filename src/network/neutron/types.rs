@@ -40,6 +40,8 @@ pub(super) struct Port {
     /// What the port needs of placement; shown to an administrator only.
     #[serde(default)]
     pub resource_request: Option<Value>,
+    #[serde(default, deserialize_with = "or_empty")]
+    pub security_groups: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

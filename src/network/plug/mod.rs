@@ -10,7 +10,7 @@
 //! Nothing is remembered: what is there is asked of the host, so a plug that was cut off is simply
 //! done again. os-vif: vif_plug_ovs/ovs.py, vif_plug_linux_bridge/linux_bridge.py
 
-use tracing::warn;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::wiring::{Hybrid, OvsTap, Wiring, hybrid, mac_address, tap_address};
@@ -140,6 +140,30 @@ impl Plugger {
         }
         // Whatever the record calls it: this name is the port's, and nobody else's.
         self.links.remove_tap(&vif.name_with("tap")).await
+    }
+
+    /// Takes away what the switch still has of an instance whose record knows of no ports: it was
+    /// deleted while nobody ran here.
+    ///
+    /// # Errors
+    /// `Host` when a tool fails.
+    pub async fn unplug_rest(&self, instance: Uuid) -> Result<(), NetworkError> {
+        for (device, port) in self.ovs.ports_of(instance).await? {
+            info!(instance_uuid = %instance, port_id = %port, device, "removing a forgotten port");
+            match self.ovs.options().per_port_bridge {
+                true => self.ovs.remove_port_with_bridge(&device, port).await?,
+                false => self.ovs.remove_port("", &device, port).await?,
+            }
+            let vif = Vif { id: port, ..Vif::default() };
+            let own = hybrid(&vif);
+            if device == own.outer {
+                self.links.remove(&own.outer).await?;
+                self.links.remove(&own.inner).await?;
+                self.links.remove(&own.linux_bridge).await?;
+            }
+            self.links.remove_tap(&vif.name_with("tap")).await?;
+        }
+        Ok(())
     }
 
     async fn unplug_hybrid(

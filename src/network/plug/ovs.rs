@@ -9,6 +9,7 @@ use serde_json::Value;
 use uuid::{Uuid, uuid};
 
 use super::command;
+use crate::model::network::is_device_name;
 use crate::network::NetworkError;
 use crate::network::naming::name_based;
 
@@ -197,6 +198,21 @@ impl Ovs {
         Ok(commands)
     }
 
+    /// The instance's devices on the switch, each with the port of Neutron's that it is.
+    pub async fn ports_of(&self, instance: Uuid) -> Result<Vec<(String, Uuid)>, NetworkError> {
+        let whose = format!("external_ids:vm-uuid={}", quoted(&instance.to_string()));
+        let query = words(&["--columns=name,external_ids", "find", "Interface", &whose]);
+        let text = self.run("look for", "ports", &self.args(&["--format=json"], &[query])).await?;
+        let table: Value = serde_json::from_str(&text).unwrap_or_default();
+        let rows = table.get("data").and_then(Value::as_array).into_iter().flatten();
+        Ok(rows
+            .filter_map(|row| {
+                let name = row.get(0)?.as_str().filter(|name| is_device_name(name))?;
+                Some((name.to_owned(), interface_id(row.get(1)?)?.parse().ok()?))
+            })
+            .collect())
+    }
+
     async fn find(&self, device: &str) -> Result<Found, NetworkError> {
         let interface = words(&[
             "--columns=external_ids",
@@ -335,15 +351,17 @@ fn read(text: &str) -> Option<Found> {
         Some(table.get("data")?.as_array()?.clone())
     };
     let (interfaces, qos) = (rows()?, rows()?);
-    let interface = interfaces.first().map(|row| {
-        // ["map", [["iface-id", "…"], …]]
-        let pairs = row.pointer("/0/1").and_then(Value::as_array).into_iter().flatten();
-        let mut ids = pairs.filter(|pair| pair.get(0).and_then(Value::as_str) == Some("iface-id"));
-        ids.next().and_then(|pair| pair.get(1)?.as_str()).map(str::to_owned)
-    });
+    let interface = interfaces.first().map(|row| interface_id(row.get(0)?).map(str::to_owned));
     // ["uuid", "…"]
     let uuid = |row: &Value| row.pointer("/0/1").and_then(Value::as_str).map(str::to_owned);
     Some(Found { interface, qos: qos.iter().filter_map(uuid).collect() })
+}
+
+/// Whose it is, by its ids: `["map", [["iface-id", "…"], …]]`.
+fn interface_id(external_ids: &Value) -> Option<&str> {
+    let mut pairs = external_ids.get(1)?.as_array()?.iter();
+    let pair = pairs.find(|pair| pair.get(0).and_then(Value::as_str) == Some("iface-id"))?;
+    pair.get(1)?.as_str()
 }
 
 #[cfg(test)]

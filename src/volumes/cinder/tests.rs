@@ -30,28 +30,33 @@ impl Api for Recorded {
             _ if self.old && ["volume 3.69", "volume 3.48"].contains(&version.as_str()) => {
                 (406, json!({"computeFault": {"message": "no"}}))
             }
-            _ if request.path == format!("/volumes/{VOLUME}") && line.starts_with("GET") => {
-                (200, json!({"volume": {
+            _ if request.path == format!("/volumes/{VOLUME}") && line.starts_with("GET") => (
+                200,
+                json!({"volume": {
                     "id": VOLUME, "status": "reserved", "size": 1, "multiattach": true,
                     "volume_type_id": "t", "attachments": [{"server_id": "s"}],
-                }}))
-            }
-            _ if line.starts_with("PUT") => (200, json!({"attachment": {
-                "id": ATTACHMENT, "status": "reserved", "instance": "i", "volume_id": VOLUME,
-                "attached_at": "", "detached_at": "", "attach_mode": "null",
-                "connection_info": {
-                    "export": "10.66.0.1:/vol", "name": "volume-1", "options": null,
-                    "format": "raw", "driver_volume_type": "nfs", "attachment_id": ATTACHMENT,
-                },
-            }})),
+                }}),
+            ),
+            _ if line.starts_with("PUT") => (
+                200,
+                json!({"attachment": {
+                    "id": ATTACHMENT, "status": "reserved", "instance": "i", "volume_id": VOLUME,
+                    "attached_at": "", "detached_at": "", "attach_mode": "null",
+                    "connection_info": {
+                        "export": "10.66.0.1:/vol", "name": "volume-1", "options": null,
+                        "format": "raw", "driver_volume_type": "nfs", "attachment_id": ATTACHMENT,
+                    },
+                }}),
+            ),
             _ if request.path.ends_with("/action") => (202, Value::Null),
             _ if request.path == "/volumes" => (202, json!({"volume": {"id": "new"}})),
-            _ if request.path == "/attachments" => {
-                (200, json!({"attachment": {"id": ATTACHMENT}}))
-            }
-            _ if request.path.ends_with("/encryption") => (200, json!({
-                "provider": "luks", "encryption_key_id": "00000000-0000-0000-0000-000000000000",
-            })),
+            _ if request.path == "/attachments" => (200, json!({"attachment": {"id": ATTACHMENT}})),
+            _ if request.path.ends_with("/encryption") => (
+                200,
+                json!({
+                    "provider": "luks", "encryption_key_id": "00000000-0000-0000-0000-000000000000",
+                }),
+            ),
             "GET /snapshots/creating -" => (200, json!({"snapshot": {"status": "creating"}})),
             "GET /snapshots/available -" => (200, json!({"snapshot": {"status": "available"}})),
             "GET /snapshots/broken -" => (500, json!({})),
@@ -79,9 +84,13 @@ fn device() -> BlockDeviceMapping {
 async fn only_creating_is_being_made() {
     let (cinder, _) = cinder(false);
     let context = RequestContext::admin();
-    for (id, expected) in
-        [("creating", true), ("available", false), ("gone", false), ("../volumes", false), ("", false)]
-    {
+    for (id, expected) in [
+        ("creating", true),
+        ("available", false),
+        ("gone", false),
+        ("../volumes", false),
+        ("", false),
+    ] {
         assert_eq!(cinder.is_being_made(&context, id).await.unwrap(), expected, "{id}");
     }
     assert!(cinder.is_being_made(&context, "broken").await.is_err());
@@ -135,7 +144,10 @@ async fn an_older_cinder_is_asked_in_its_own_words() {
     for (old, times) in [(false, 1), (true, 3)] {
         let (cinder, api) = cinder(old);
         let volume = cinder.volume(&context, VOLUME).await.unwrap();
-        assert_eq!((volume.size_gib, volume.is_multiattach, &*volume.status), (Some(1), true, "reserved"));
+        assert_eq!(
+            (volume.size_gib, volume.is_multiattach, &*volume.status),
+            (Some(1), true, "reserved")
+        );
         assert_eq!(volume.servers, ["s"]);
         assert_eq!(api.asked.lock().unwrap().len(), times);
     }

@@ -88,9 +88,9 @@ impl Iscsi {
             }
         }
         let Some(first) = devices.first().cloned() else {
-            return Err(last.unwrap_or(VolumeError::Connection {
-                message: "it has no target".to_owned(),
-            }));
+            return Err(
+                last.unwrap_or(VolumeError::Connection { message: "it has no target".to_owned() })
+            );
         };
         let mut device = first;
         if multipath {
@@ -121,7 +121,8 @@ impl Iscsi {
         let all = targets(connection)?;
         let _turn = self.turn.lock().await;
         let path = connection.text("device_path").map(PathBuf::from);
-        let is_other = |user: &DiskUser| user.instance != instance && Some(&user.path) == path.as_ref();
+        let is_other =
+            |user: &DiskUser| user.instance != instance && Some(&user.path) == path.as_ref();
         if in_use.iter().any(is_other) {
             return Ok(());
         }

@@ -179,7 +179,9 @@ fn what_the_guest_had_is_all_there_or_it_isn_t_started() {
     }
     let more = ["disk", "disk.eph0", "disk.eph1", "disk.eph2", "disk.swap"];
     assert!(matches!(found(&more), Err(StepError::UnknownDisk(_))));
-    assert!(matches!(GuestDisks::found(vec![disk("disk.rescue")]), Err(StepError::UnknownDisk(_))));
+    assert!(matches!(GuestDisks::found(vec![disk("disk.other")]), Err(StepError::UnknownDisk(_))));
+    // What a rescue has left isn't the guest's.
+    assert_eq!(GuestDisks::found(vec![disk("disk.rescue")]).unwrap(), GuestDisks::default());
 }
 
 #[test]

@@ -55,6 +55,8 @@ def there_and_back(world):
         world.begin_here()
     finally:
         nova.stop()
+        # For what the scenario left, if it failed.
+        world.agent.ensure()
 
 
 def qemu(host, server):

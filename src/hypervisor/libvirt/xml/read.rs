@@ -4,8 +4,8 @@ use uuid::Uuid;
 
 use super::node::{Node, XmlError};
 use super::{NOVA_NAMESPACE, OLD_NOVA_NAMESPACE};
-use crate::hypervisor::ConsoleEndpoints;
 use crate::hypervisor::spec::FirmwareFiles;
+use crate::hypervisor::{ConsoleEndpoints, SpicePorts};
 
 /// What we know of a domain from its XML. Absent elements are `None` or empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -90,10 +90,11 @@ pub fn domain_facts(xml: &str) -> Result<DomainFacts, XmlError> {
     })
 }
 
-/// Where the consoles of a running domain listen: VNC's port and the TCP serial ports, in order.
-/// A port that isn't open yet (`-1`) is left out.
+/// Where the consoles of a running domain listen: VNC's and SPICE's ports and the TCP serial ports,
+/// in order. A port that isn't open yet (`-1`) is left out.
 ///
-/// nova: virt/libvirt/driver.py, `get_vnc_console`, `_get_serial_ports_from_guest`
+/// nova: virt/libvirt/driver.py, `get_vnc_console`, `get_spice_console`,
+/// `_get_serial_ports_from_guest`
 pub fn consoles(xml: &str) -> Result<ConsoleEndpoints, XmlError> {
     let domain = Node::parse(xml)?;
     let mut endpoints = ConsoleEndpoints::default();
@@ -107,6 +108,13 @@ pub fn consoles(xml: &str) -> Result<ConsoleEndpoints, XmlError> {
                 graphics.all("listen").find_map(|listen| listen.attribute("address"))
             })?;
             Some((listen.to_owned(), port))
+        });
+    endpoints.spice = devices
+        .all("graphics")
+        .filter(|graphics| graphics.attribute("type") == Some("spice"))
+        .find_map(|graphics| {
+            let tls_port = graphics.attribute("tlsPort").and_then(port);
+            Some(SpicePorts { port: port(graphics.attribute("port")?)?, tls_port })
         });
     for serial in devices.all("serial").filter(|serial| serial.attribute("type") == Some("tcp")) {
         let endpoint = serial.child("source").and_then(|source| {
@@ -224,7 +232,7 @@ mod tests {
         <interface type='ethernet'><mac address='fa:16:3e:32:64:38'/><target dev='tap1'/></interface>
         <serial type='tcp'><source mode='bind' host='127.0.0.1' service='10000'/></serial>
         <serial type='tcp'><source mode='connect' host='127.0.0.1' service='10001'/></serial>
-        <graphics type='spice' port='5901' listen='::'/>
+        <graphics type='spice' port='5901' tlsPort='5902' listen='::'/>
         <graphics type='vnc' port='5900'><listen type='address' address='10.0.0.1'/></graphics>
       </devices></domain>";
 
@@ -252,9 +260,13 @@ mod tests {
     fn consoles_are_the_ports_that_listen() {
         let consoles = consoles(RUNNING).unwrap();
         assert_eq!(consoles.vnc, Some(("10.0.0.1".into(), 5900)));
+        assert_eq!(consoles.spice, Some(SpicePorts { port: 5901, tls_port: Some(5902) }));
         assert_eq!(consoles.serial, [("127.0.0.1".into(), 10000)]);
         let defined = RUNNING.replace("5900", "-1");
         assert_eq!(super::consoles(&defined).unwrap().vnc, None);
+        let plain = RUNNING.replace("tlsPort='5902'", "tlsPort='-1'");
+        let plain = super::consoles(&plain).unwrap().spice;
+        assert_eq!(plain, Some(SpicePorts { port: 5901, tls_port: None }));
     }
 
     #[test]

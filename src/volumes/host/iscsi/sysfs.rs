@@ -123,8 +123,7 @@ impl Sysfs {
     /// `Host`.
     pub async fn scan(&self, address: &Address) -> Result<(), VolumeError> {
         let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "-".to_owned());
-        let unit =
-            format!("{} {} {}", part(&address.channel), part(&address.target), address.lun);
+        let unit = format!("{} {} {}", part(&address.channel), part(&address.target), address.lun);
         self.tell(&format!("/sys/class/scsi_host/host{}/scan", address.host), &unit).await
     }
 

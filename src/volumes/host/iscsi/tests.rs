@@ -38,8 +38,9 @@ impl Recorded {
         );
         std::fs::create_dir_all(self.root.join(unit)).unwrap();
         std::fs::create_dir_all(self.root.join(format!("sys/block/{disk}/device"))).unwrap();
-        let host =
-            format!("sys/class/iscsi_host/host{session}/device/session{session}/target{session}:0:0");
+        let host = format!(
+            "sys/class/iscsi_host/host{session}/device/session{session}/target{session}:0:0"
+        );
         std::fs::create_dir_all(self.root.join(host)).unwrap();
         let by_id = self.root.join("dev/disk/by-id");
         std::fs::create_dir_all(&by_id).unwrap();
@@ -240,9 +241,13 @@ fn what_is_no_target_is_refused() {
 
 #[test]
 fn sessions_are_read_as_iscsiadm_lists_them() {
-    let text = "tcp: [3] [fd00::1]:3260,1 iqn.a (non-flash)\niser: [14] 10.0.0.1:3260,-1 iqn.b\nnone\n";
+    let text =
+        "tcp: [3] [fd00::1]:3260,1 iqn.a (non-flash)\niser: [14] 10.0.0.1:3260,-1 iqn.b\nnone\n";
     let found = sessions(text);
     assert_eq!(found.len(), 2);
-    assert_eq!((&*found[0].id, &*found[0].portal, &*found[0].iqn), ("3", "[fd00::1]:3260", "iqn.a"));
+    assert_eq!(
+        (&*found[0].id, &*found[0].portal, &*found[0].iqn),
+        ("3", "[fd00::1]:3260", "iqn.a")
+    );
     assert_eq!((&*found[1].id, &*found[1].portal), ("14", "10.0.0.1:3260"));
 }
