@@ -15,7 +15,7 @@ pub fn name(action: Action, phase: Phase) -> Option<String> {
     match (action, phase) {
         (Action::VolumeAttach, Phase::End) => Some("volume.attach".to_owned()),
         (Action::VolumeDetach, Phase::End) => Some("volume.detach".to_owned()),
-        (Action::VolumeAttach | Action::VolumeDetach, _) => None,
+        (Action::VolumeAttach | Action::VolumeDetach | Action::VolumeSwap, _) => None,
         (action, phase) => Some(format!("{}.{}", action.name(), phase.name())),
     }
 }

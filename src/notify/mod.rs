@@ -90,6 +90,8 @@ pub struct Details<'a> {
     pub rescue_image_ref: Option<&'a str>,
     /// Of the volume that comes or goes.
     pub volume_id: Option<&'a str>,
+    /// Of a volume and of the one that takes its place.
+    pub swapped: Option<(&'a str, &'a str)>,
 }
 
 /// What is done to an instance, or to a volume of it.
@@ -118,6 +120,7 @@ pub enum Action {
     Unshelve,
     VolumeAttach,
     VolumeDetach,
+    VolumeSwap,
 }
 
 impl Action {
@@ -146,6 +149,7 @@ impl Action {
             Self::Unshelve => "unshelve",
             Self::VolumeAttach => "volume_attach",
             Self::VolumeDetach => "volume_detach",
+            Self::VolumeSwap => "volume_swap",
         }
     }
 

@@ -193,6 +193,7 @@ impl Workflow for Rebuild {
         Step::Build(spawn::Step::CreateBlankDisks),
         Step::Build(spawn::Step::CreateBootFiles),
         Step::Build(spawn::Step::CreateConfigDrive),
+        Step::Build(spawn::Step::ConnectVolumes),
         Step::Build(spawn::Step::PlugVifs),
         Step::Build(spawn::Step::DefineDomain),
         Step::Build(spawn::Step::StartDomain),
@@ -231,6 +232,9 @@ impl Workflow for Rebuild {
             }
             Step::CheckDisks => {
                 let devices = self.spawn()?.build.block_devices.clone();
+                if block_devices::boots_from_volume(&devices) {
+                    return Err(StepError::NotSupported("a new image on a volume"));
+                }
                 block_devices::check(&self.subject.instance, &devices)
             }
             // The names that its disks have stay theirs.

@@ -117,6 +117,16 @@ pub async fn offloaded() -> World {
     world
 }
 
+/// The same, of one with a volume.
+pub async fn offloaded_with_a_volume() -> World {
+    let world = offloading(super::volume_tests::attached()).await;
+    done(&world, shelve()).await;
+    let attachments = world.volumes.attachments();
+    assert_eq!(attachments, [("vol-1".to_owned(), UUID, false, false)], "reserved, and on no host");
+    assert!(world.connectors.connected().is_empty());
+    world
+}
+
 async fn done<W: Workflow + HasSubject>(world: &World, workflow: W) -> Record<W> {
     let record = ended(world, workflow).await;
     assert_eq!(record.head.phase, Phase::Done, "{:?}", record.head.failure);

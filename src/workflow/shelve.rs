@@ -70,7 +70,9 @@ impl Workflow for Shelve {
         Step::Offload(offload::Step::UnbindPorts),
         Step::Offload(offload::Step::UndefineDomain),
         Step::Offload(offload::Step::UnplugVifs),
+        Step::Offload(offload::Step::DisconnectVolumes),
         Step::Offload(offload::Step::RemoveDirectory),
+        Step::Offload(offload::Step::ReserveVolumes),
         Step::Offload(offload::Step::Record),
         Step::Offload(offload::Step::LeaveHost),
     ];
