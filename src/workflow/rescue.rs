@@ -18,7 +18,7 @@ use super::was_on::WasOn;
 use super::{StepError, StepResult, config_drive, domain, info_cache};
 use crate::hypervisor::guest::GuestKernel;
 use crate::images::{Disk, ImageRequest};
-use crate::model::object::ObjectError;
+use crate::model::object::{ImageMeta, ObjectError};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Refresh;
@@ -225,10 +225,11 @@ impl Workflow for Rescue {
                 Ok(())
             }
             Step::CreateConfigDrive => {
-                let (instance, image) = (&self.subject.instance, &self.image()?.meta);
-                let is_stable = rescue_domain::is_stable(image);
+                let instance = &self.subject.instance;
+                let is_stable = rescue_domain::is_stable(&self.image()?.meta);
+                let own = ImageMeta::from_instance(instance)?;
                 // Where everything stays as it was, the guest's own drive is there.
-                if is_stable || !config_drive::is_wanted(instance, image, &on.settings) {
+                if is_stable || !config_drive::is_wanted(instance, &own, &on.settings) {
                     return Ok(());
                 }
                 let devices = on.records.block_devices(stage.context, uuid).await?.into_items();

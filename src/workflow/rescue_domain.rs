@@ -44,6 +44,7 @@ pub async fn definition(
     let no_disk = |name: &str| StepError::NoDisk { path: log.with_file_name(name) };
     let vifs = vifs(instance)?;
     let is_stable = is_stable(rescue.image);
+    let guest = diskless(instance, &ImageMeta::from_instance(instance)?, &vifs, settings)?;
     let mut input = if is_stable {
         let devices = on.records.block_devices(stage.context, uuid).await?.into_items();
         if let Some(name) = own.lacks(instance, &devices) {
@@ -52,15 +53,13 @@ pub async fn definition(
         check_supported(&devices)?;
         let mut disks = guest_disks(instance, &devices, &own, settings)?;
         disks.push(unmapped(DiskRole::Rescue, rescue.disk, settings));
-        let image = ImageMeta::from_instance(instance)?;
-        GuestInput { disks, ..diskless(instance, &image, &vifs, settings)? }
+        GuestInput { disks, ..guest }
     } else {
         let root = own.root.as_ref().ok_or_else(|| no_disk("disk"))?;
         let pair = [(DiskRole::Rescue, rescue.disk), (DiskRole::Rescued, root)];
         let drive = rescue.drive.map(|drive| (DiskRole::ConfigDrive, drive));
         let disks = pair.into_iter().chain(drive);
         let disks = disks.map(|(role, disk)| unmapped(role, disk, settings)).collect();
-        let guest = diskless(instance, rescue.image, &vifs, settings)?;
         GuestInput { disks, root_device_name: None, ..guest }
     };
     input.kernel = rescue.kernel.cloned();
