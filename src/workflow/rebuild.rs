@@ -21,6 +21,7 @@ use super::reschedule::BuildArguments;
 use super::spawn::{self, Build, Spawn};
 use super::{StepError, StepResult};
 use crate::hypervisor::guest::DiskRole;
+use crate::model::class::Class;
 use crate::model::object::{BlockDeviceMapping, Instance, Migration, ObjectError};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
@@ -314,9 +315,13 @@ impl Workflow for Rebuild {
                 // nova ends a rebuild as it ends an evacuation. nova: compute/resource_tracker.py,
                 // `finish_evacuation`
                 let instance = &mut self.subject.instance;
+                // The node stays: nova-conductor takes no new one without its `compute_id`.
                 instance.host.set(Some(on.settings.host.clone()));
-                instance.node.set(Some(on.settings.node.clone()));
-                Ok(on.records.save(stage.context, instance, Expected::Any).await?)
+                match on.records.save(stage.context, instance, Expected::Any).await {
+                    // A delete has come after it.
+                    Err(error) if error.class() == Class::Absent => Ok(()),
+                    saved => Ok(saved?),
+                }
             }
         }
     }
