@@ -37,6 +37,7 @@ pub enum RequestKind {
     AttachVolume,
     DetachVolume,
     ReserveDevice,
+    SwapVolume,
 }
 
 /// The answer.
@@ -56,7 +57,7 @@ pub struct Refusal {
 }
 
 impl RequestKind {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Build,
         Self::Delete,
         Self::Stop,
@@ -84,6 +85,7 @@ impl RequestKind {
         Self::AttachVolume,
         Self::DetachVolume,
         Self::ReserveDevice,
+        Self::SwapVolume,
     ];
 
     /// The request that a record came from.
@@ -122,6 +124,7 @@ impl RequestKind {
             AnyRecord::AttachVolume(_) => Self::AttachVolume,
             AnyRecord::DetachVolume(_) => Self::DetachVolume,
             AnyRecord::ReserveDevice(_) => Self::ReserveDevice,
+            AnyRecord::SwapVolume(_) => Self::SwapVolume,
         }
     }
 
@@ -168,7 +171,8 @@ impl RequestKind {
             | Self::CrashDump
             | Self::AttachVolume
             | Self::DetachVolume
-            | Self::ReserveDevice => &[],
+            | Self::ReserveDevice
+            | Self::SwapVolume => &[],
         }
     }
 
@@ -201,6 +205,7 @@ impl RequestKind {
             Self::AttachVolume => "attach a volume to",
             Self::DetachVolume => "detach a volume from",
             Self::ReserveDevice => "reserve a device of",
+            Self::SwapVolume => "swap a volume of",
         }
     }
 }
@@ -225,8 +230,8 @@ pub fn admit(
     use RequestKind::{
         AttachVolume, Backup, Build, CrashDump, Delete, DetachVolume, Pause, Quiesce, RebootHard,
         RebootSoft, Rebuild, Rescue, ReserveDevice, Restore, Resume, SetPassword, Shelve,
-        ShelveOffload, Snapshot, SoftDelete, Start, Stop, Suspend, Unpause, Unquiesce, Unrescue,
-        Unshelve,
+        ShelveOffload, Snapshot, SoftDelete, Start, Stop, Suspend, SwapVolume, Unpause, Unquiesce,
+        Unrescue, Unshelve,
     };
     use VmState::{
         Active, Building, Deleted, Error, Paused, Rescued, Resized, Shelved, ShelvedOffloaded,
@@ -267,12 +272,13 @@ pub fn admit(
             AttachVolume | DetachVolume | ReserveDevice,
             Some(Active | Paused | Stopped | Resized | SoftDeleted),
             true,
-        ) => Ok(Admission::Run),
+        )
+        | (SwapVolume, Some(Active | Paused | Resized), true) => Ok(Admission::Run),
         (
             Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume
             | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump | SoftDelete
             | Restore | Rescue | Unrescue | Rebuild | Shelve | ShelveOffload | Unshelve
-            | AttachVolume | DetachVolume | ReserveDevice,
+            | AttachVolume | DetachVolume | ReserveDevice | SwapVolume,
             ..,
         ) => Err(Refusal { request, vm_state, task_state }),
     }
@@ -382,6 +388,7 @@ mod tests {
             (RequestKind::AttachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::DetachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::ReserveDevice, "active paused stopped resized soft-delete"),
+            (RequestKind::SwapVolume, "active paused resized"),
         ] {
             assert_eq!(row(request), expected, "{request:?}");
         }

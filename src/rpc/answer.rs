@@ -21,13 +21,13 @@ pub(super) struct Answer {
 
 impl Answer {
     /// `None`: nova's method answers `None`.
-    pub(super) fn of(record: &AnyRecord) -> Option<Self> {
+    pub(super) fn of(record: &AnyRecord) -> Option<Box<Self>> {
         let AnyRecord::ReserveDevice(record) = record else { return None };
-        Some(Self {
+        Some(Box::new(Self {
             context: record.context.clone(),
             instance: record.head.instance_uuid,
             volume_id: record.workflow.volume_id().to_owned(),
-        })
+        }))
     }
 
     /// # Errors

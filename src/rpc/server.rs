@@ -283,7 +283,7 @@ enum Task {
 fn after_journal(
     method: &str,
     submitted: Result<Submission, JournalError>,
-    answer: Option<Answer>,
+    answer: Option<Box<Answer>>,
 ) -> Task {
     match submitted {
         Ok(Submission::Accepted(outcome) | Submission::Duplicate(outcome)) => {

@@ -26,6 +26,7 @@ use super::snapshot::Snapshot;
 use super::soft_delete::SoftDelete;
 use super::spawn::Spawn;
 use super::suspend::Suspend;
+use super::swap_volume::SwapVolume;
 use super::terminate::Terminate;
 use super::unpause::Unpause;
 use super::unquiesce::Unquiesce;
@@ -214,5 +215,6 @@ workflows!(
     Unshelve,
     AttachVolume,
     DetachVolume,
-    ReserveDevice
+    ReserveDevice,
+    SwapVolume
 );

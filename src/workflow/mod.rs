@@ -44,6 +44,7 @@ pub mod disk_copy;
 pub mod domain;
 pub mod engine;
 pub mod exception;
+pub mod extend_volume;
 pub mod external_events;
 pub mod info_cache;
 pub mod instance;
@@ -79,6 +80,7 @@ pub mod spawn;
 mod spawn_failure;
 pub mod sqlite;
 pub mod suspend;
+pub mod swap_volume;
 pub mod terminate;
 pub mod unpause;
 pub mod unquiesce;
@@ -101,7 +103,7 @@ pub(crate) mod shelf_tests;
 #[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]
-mod volume_tests;
+pub(crate) mod volume_tests;
 #[cfg(test)]
 pub(crate) mod world;
 

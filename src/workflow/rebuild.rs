@@ -21,7 +21,8 @@ use super::reschedule::BuildArguments;
 use super::spawn::{self, Build, Spawn};
 use super::{StepError, StepResult};
 use crate::hypervisor::guest::DiskRole;
-use crate::model::object::{BlockDeviceMapping, ObjectError};
+use crate::model::class::Class;
+use crate::model::object::{BlockDeviceMapping, Migration, ObjectError};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Wanted;
@@ -44,6 +45,8 @@ pub struct Asked {
     pub preserve_ephemeral: bool,
     /// The instance comes from a host that is gone.
     pub is_evacuation: bool,
+    /// Of an evacuation.
+    pub migration: Option<Migration>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -135,12 +138,14 @@ impl Rebuild {
         if let Some(metadata) = &self.asked.original_metadata {
             before.system_metadata.load(Some(metadata.clone()));
         }
-        self.subject.tell_exists(&before, stage);
-        let details = Details {
-            image_name: Some(image.meta.name.text().unwrap_or_default()),
-            ..Details::default()
-        };
-        self.subject.tell_of(Action::Rebuild, Phase::Start, details, stage);
+        self.subject.tell_exists(Some(&before), stage);
+        self.tell(Phase::Start, image, stage);
+    }
+
+    fn tell(&mut self, phase: Phase, image: &Image, stage: &Stage<'_>) {
+        let image_name = Some(image.meta.name.text().unwrap_or_default());
+        let details = Details { image_name, ..Details::default() };
+        self.subject.tell_of(Action::Rebuild, phase, details, stage);
     }
 
     /// The disks that stay.
@@ -188,6 +193,7 @@ impl Workflow for Rebuild {
         Step::Build(spawn::Step::CreateBlankDisks),
         Step::Build(spawn::Step::CreateBootFiles),
         Step::Build(spawn::Step::CreateConfigDrive),
+        Step::Build(spawn::Step::ConnectVolumes),
         Step::Build(spawn::Step::PlugVifs),
         Step::Build(spawn::Step::DefineDomain),
         Step::Build(spawn::Step::StartDomain),
@@ -226,6 +232,9 @@ impl Workflow for Rebuild {
             }
             Step::CheckDisks => {
                 let devices = self.spawn()?.build.block_devices.clone();
+                if block_devices::boots_from_volume(&devices) {
+                    return Err(StepError::NotSupported("a new image on a volume"));
+                }
                 block_devices::check(&self.subject.instance, &devices)
             }
             // The names that its disks have stay theirs.
@@ -261,18 +270,25 @@ impl Workflow for Rebuild {
             Step::Activate => {
                 let defaults = self.spawn()?.defaults.clone();
                 let was_stopped = self.was_stopped();
-                let instance = &mut self.subject.instance;
-                keep_defaults(instance, &defaults);
-                instance.launched_at.set(now());
-                instance.vm_state.set(Some(VmState::Active));
-                instance.task_state.set(was_stopped.then_some(TaskState::PoweringOff));
-                instance.power_state.set(Some(PowerState::Running.number()));
                 let mut expected = rebuilding();
                 if let Expected::OneOf(states) = &mut expected {
                     // An earlier attempt.
-                    states.push(Some(TaskState::PoweringOff));
+                    states.extend([None, Some(TaskState::PoweringOff)]);
                 }
-                Ok(on.records.save(stage.context, instance, expected).await?)
+                // One after the other, as nova has it: who is told hears of each.
+                let instance = &mut self.subject.instance;
+                keep_defaults(instance, &defaults);
+                on.records.save(stage.context, instance, expected.clone()).await?;
+                instance.launched_at.set(now());
+                instance.vm_state.set(Some(VmState::Active));
+                instance.task_state.set(None);
+                instance.power_state.set(Some(PowerState::Running.number()));
+                on.records.save(stage.context, instance, expected.clone()).await?;
+                if was_stopped {
+                    instance.task_state.set(Some(TaskState::PoweringOff));
+                    on.records.save(stage.context, instance, expected).await?;
+                }
+                Ok(())
             }
             Step::StopAgain if !self.was_stopped() => Ok(()),
             Step::StopAgain => {
@@ -289,8 +305,18 @@ impl Workflow for Rebuild {
             Step::Tell => {
                 on.claims.note(stage.context, &self.subject.instance).await;
                 on.scheduling.placed(stage.context, &self.subject.instance).await;
-                self.subject.tell(Action::Rebuild, Phase::End, stage);
-                Ok(())
+                if let Some(image) = self.image.clone() {
+                    self.tell(Phase::End, &image, stage);
+                }
+                // nova writes down where it is once more: an evacuated one has a new host.
+                let instance = &mut self.subject.instance;
+                instance.host.set(instance.host.value().cloned());
+                instance.node.set(instance.node.value().cloned());
+                match on.records.save(stage.context, instance, Expected::Any).await {
+                    // A delete has come after it.
+                    Err(error) if error.class() == Class::Absent => Ok(()),
+                    saved => Ok(saved?),
+                }
             }
         }
     }
@@ -308,6 +334,10 @@ impl Workflow for Rebuild {
             ending => return self.subject.settle(ending, stage).await,
         };
         self.tell_failed(failure, stage);
+        if self.asked.is_evacuation {
+            let (instance, migration) = (&self.subject.instance, self.asked.migration.as_ref());
+            stage.on.claims.refuse_evacuation(stage.context, instance, migration).await?;
+        }
         let ending = match (ending, failure.step.as_str()) {
             (ending, "Begin") => ending,
             _ => Ending::Stuck(failure),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
@@ -24,7 +25,16 @@ const POLL: Duration = Duration::from_secs(1);
 /// # Errors
 /// `NotReleased` when the guest refuses, or keeps the disk in spite of `[libvirt]
 /// device_detach_attempts`; [`StepError::Cancelled`]; the hypervisor's.
-pub async fn release(
+pub fn release<'a>(
+    on: &'a Backends,
+    uuid: Uuid,
+    disk: &'a VolumeDisk,
+    cancel: &'a CancellationToken,
+) -> BoxFuture<'a, StepResult> {
+    Box::pin(ask_until_released(on, uuid, disk, cancel))
+}
+
+async fn ask_until_released(
     on: &Backends,
     uuid: Uuid,
     disk: &VolumeDisk,

@@ -11,7 +11,7 @@ use super::interfaces::place_vifs;
 use super::named_image::by_id;
 use super::part::{self, nobody};
 use super::spawn::{self, Build, Spawn, root_gib};
-use super::{StepError, StepResult, info_cache, shelved};
+use super::{StepError, StepResult, block_devices, build_volumes, info_cache, shelved};
 use crate::images::CachedImage;
 use crate::model::class::Class;
 use crate::model::state::{PowerState, TaskState, VmState};
@@ -76,12 +76,14 @@ impl Workflow for Unshelve {
         Step::Build(spawn::Step::CheckAbsent),
         Step::Claim,
         Step::BindNetwork,
+        Step::Build(spawn::Step::PrepareVolumes),
         Step::Build(spawn::Step::FetchImage),
         Step::Build(spawn::Step::CreateDirectory),
         Step::CreateDisk,
         Step::Build(spawn::Step::CreateBlankDisks),
         Step::Build(spawn::Step::CreateBootFiles),
         Step::Build(spawn::Step::CreateConfigDrive),
+        Step::Build(spawn::Step::ConnectVolumes),
         Step::Build(spawn::Step::PlugVifs),
         Step::Build(spawn::Step::DefineDomain),
         Step::Build(spawn::Step::StartDomain),
@@ -89,7 +91,7 @@ impl Workflow for Unshelve {
         Step::DiscardImage,
     ];
     /// The guest runs and may be in use.
-    const COMMITTED_FROM: usize = 13;
+    const COMMITTED_FROM: usize = 15;
 
     async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
@@ -125,6 +127,12 @@ impl Workflow for Unshelve {
             }
             Step::Build(step) => {
                 part::apply(&mut self.subject, self.spawn.as_mut(), step, stage).await
+            }
+            // The root disk is a volume.
+            Step::CreateDisk
+                if block_devices::boots_from_volume(&self.spawn.build.block_devices) =>
+            {
+                Ok(())
             }
             Step::CreateDisk => {
                 let original = self.original(stage).await?;
@@ -169,6 +177,11 @@ impl Workflow for Unshelve {
             }
             Step::BindNetwork => {
                 Ok(on.network.unbind(stage.context, &self.subject.instance).await?)
+            }
+            // They stay the instance's, which is on no host.
+            Step::Build(spawn::Step::PrepareVolumes) => {
+                let uuid = self.subject.uuid()?;
+                build_volumes::reserve(stage, uuid, &mut self.spawn.build.block_devices).await
             }
             // It only fills the cache.
             Step::Build(spawn::Step::FetchImage) => Ok(()),

@@ -79,6 +79,10 @@ pub struct GuestImage {
     pub min_ram_mib: u64,
     /// `hw_…`, `os_…`, `img_…`; booleans as `True` and `False` or any spelling oslo knows.
     pub properties: BTreeMap<String, String>,
+    /// What the metadata tell instead of them: those of the instance's record, when it is another image
+    /// that the guest is started from. nova: virt/driver.py, `get_instance_driver_metadata`
+    #[serde(default)]
+    pub recorded: Option<BTreeMap<String, String>>,
 }
 
 /// How a guest is rescued. nova: virt/libvirt/driver.py, `rescue`
@@ -388,7 +392,12 @@ fn metadata(input: &GuestInput) -> NovaMetadata {
             disk_format: image.disk_format.clone(),
             min_disk_gib: image.min_disk_gib,
             min_ram_mib: image.min_ram_mib,
-            properties: image.properties.clone().into_iter().collect(),
+            properties: image
+                .recorded
+                .clone()
+                .unwrap_or_else(|| image.properties.clone())
+                .into_iter()
+                .collect(),
         }),
         user: input.user.clone(),
         project: input.project.clone(),
