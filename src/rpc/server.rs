@@ -287,7 +287,7 @@ fn after_journal(
 ) -> Task {
     match submitted {
         Ok(Submission::Accepted(outcome) | Submission::Duplicate(outcome)) => {
-            Task::Outcome(outcome, answer.map(Box::new))
+            Task::Outcome(outcome, answer)
         }
         Err(error) => {
             error!(method, error = %Chain(&error), "a request can't be written into the journal");

@@ -21,8 +21,7 @@ use super::reschedule::BuildArguments;
 use super::spawn::{self, Build, Spawn};
 use super::{StepError, StepResult};
 use crate::hypervisor::guest::DiskRole;
-use crate::model::class::Class;
-use crate::model::object::{BlockDeviceMapping, Migration, ObjectError};
+use crate::model::object::{BlockDeviceMapping, Instance, Migration, ObjectError};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Wanted;
@@ -166,13 +165,13 @@ impl Rebuild {
     }
 }
 
-/// The task states of a rebuild, in any order: a resumed one may be ahead of its record.
+/// The task states of a rebuild.
+const TASKS: [TaskState; 3] =
+    [TaskState::Rebuilding, TaskState::RebuildBlockDeviceMapping, TaskState::RebuildSpawning];
+
+/// In any order: a resumed one may be ahead of its record.
 fn rebuilding() -> Expected {
-    expecting(&[
-        TaskState::Rebuilding,
-        TaskState::RebuildBlockDeviceMapping,
-        TaskState::RebuildSpawning,
-    ])
+    expecting(&TASKS)
 }
 
 impl Workflow for Rebuild {
@@ -269,29 +268,33 @@ impl Workflow for Rebuild {
             }
             Step::Activate => {
                 let defaults = self.spawn()?.defaults.clone();
-                let was_stopped = self.was_stopped();
-                let mut expected = rebuilding();
-                if let Expected::OneOf(states) = &mut expected {
-                    // An earlier attempt.
-                    states.extend([None, Some(TaskState::PoweringOff)]);
+                let recorded = on.records.instance(stage.context, uuid).await?;
+                let is_own = |task: Option<&TaskState>| task.is_some_and(|own| TASKS.contains(own));
+                if let Some(recorded) = recorded.filter(|one| !is_own(one.task_state.value())) {
+                    // An earlier attempt recorded it, and the guest may be in use since.
+                    self.subject.instance = recorded;
+                    return Ok(());
                 }
-                // One after the other, as nova has it: who is told hears of each.
-                let instance = &mut self.subject.instance;
-                keep_defaults(instance, &defaults);
-                on.records.save(stage.context, instance, expected.clone()).await?;
-                instance.launched_at.set(now());
-                instance.vm_state.set(Some(VmState::Active));
-                instance.task_state.set(None);
-                instance.power_state.set(Some(PowerState::Running.number()));
-                on.records.save(stage.context, instance, expected.clone()).await?;
-                if was_stopped {
-                    instance.task_state.set(Some(TaskState::PoweringOff));
-                    on.records.save(stage.context, instance, expected).await?;
-                }
-                Ok(())
+                keep_defaults(&mut self.subject.instance, &defaults);
+                self.enter(TaskState::RebuildSpawning, stage).await?;
+                self.subject.instance.launched_at.set(now());
+                self.subject.record(VmState::Active, PowerState::Running, rebuilding(), stage).await
             }
             Step::StopAgain if !self.was_stopped() => Ok(()),
             Step::StopAgain => {
+                let recorded = on.records.instance(stage.context, uuid).await?;
+                let is_off = |one: &Instance| one.vm_state.value() == Some(&VmState::Stopped);
+                if let Some(recorded) = recorded.filter(is_off) {
+                    // An earlier attempt recorded it, and its user may have started it since.
+                    self.subject.instance = recorded;
+                    return Ok(());
+                }
+                let instance = &mut self.subject.instance;
+                instance.vm_state.set(Some(VmState::Active));
+                instance.task_state.set(Some(TaskState::PoweringOff));
+                instance.progress.set(Some(0));
+                let expected = expecting(&[TaskState::PoweringOff]);
+                on.records.save(stage.context, instance, expected).await?;
                 on.records.event_started(stage.context, uuid, STOP).await?;
                 self.subject.tell(Action::PowerOff, Phase::Start, stage);
                 cut_power(on, uuid).await?;
@@ -308,15 +311,12 @@ impl Workflow for Rebuild {
                 if let Some(image) = self.image.clone() {
                     self.tell(Phase::End, &image, stage);
                 }
-                // nova writes down where it is once more: an evacuated one has a new host.
+                // nova ends a rebuild as it ends an evacuation. nova: compute/resource_tracker.py,
+                // `finish_evacuation`
                 let instance = &mut self.subject.instance;
-                instance.host.set(instance.host.value().cloned());
-                instance.node.set(instance.node.value().cloned());
-                match on.records.save(stage.context, instance, Expected::Any).await {
-                    // A delete has come after it.
-                    Err(error) if error.class() == Class::Absent => Ok(()),
-                    saved => Ok(saved?),
-                }
+                instance.host.set(Some(on.settings.host.clone()));
+                instance.node.set(Some(on.settings.node.clone()));
+                Ok(on.records.save(stage.context, instance, Expected::Any).await?)
             }
         }
     }

@@ -247,10 +247,11 @@ impl Workflow for Rescue {
                 Ok(())
             }
             Step::CreateConfigDrive => {
-                let (instance, image) = (&self.subject.instance, &self.image()?.meta);
-                let is_stable = rescue_domain::is_stable(image);
+                let instance = &self.subject.instance;
+                let is_stable = rescue_domain::is_stable(&self.image()?.meta);
+                let own = ImageMeta::from_instance(instance)?;
                 // Where everything stays as it was, the guest's own drive is there.
-                if is_stable || !config_drive::is_wanted(instance, image, &on.settings) {
+                if is_stable || !config_drive::is_wanted(instance, &own, &on.settings) {
                     return Ok(());
                 }
                 let devices = on.records.block_devices(stage.context, uuid).await?.into_items();

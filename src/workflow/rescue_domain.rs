@@ -47,6 +47,7 @@ pub async fn definition(
     let no_disk = |name: &str| StepError::NoDisk { path: log.with_file_name(name) };
     let vifs = vifs(instance)?;
     let is_stable = is_stable(rescue.image);
+    let guest = diskless(instance, &ImageMeta::from_instance(instance)?, &vifs, settings)?;
     let mut input = if is_stable {
         let mut devices = on.records.block_devices(stage.context, uuid).await?.into_items();
         if let Some(name) = own.lacks(instance, &devices) {
@@ -67,7 +68,6 @@ pub async fn definition(
         let drive = rescue.drive.map(|drive| (DiskRole::ConfigDrive, drive));
         let disks = pair.into_iter().chain(drive);
         let disks = disks.map(|(role, disk)| unmapped(role, disk, settings)).collect();
-        let guest = diskless(instance, rescue.image, &vifs, settings)?;
         GuestInput { disks, root_device_name: None, ..guest }
     };
     input.kernel = rescue.kernel.cloned();

@@ -309,8 +309,7 @@ impl Workflow for Snapshot {
                     self.image_name = on.sink.reserve(stage.context, &self.image).await?;
                     self.reserved = true;
                 }
-                // nova's driver first tries whether the disk's own storage can make the image, which that
-                // of files can't. nova: virt/libvirt/driver.py, `snapshot`
+                // nova tries whether the storage can make the image by itself, and comes back.
                 self.enter(TaskState::ImagePendingUpload, stage).await?;
                 self.enter(TaskState::ImageUploading, stage).await?;
                 self.enter(TaskState::ImagePendingUpload, stage).await

@@ -14,6 +14,7 @@ use super::spawn::{self, Build, Spawn, root_gib};
 use super::{StepError, StepResult, block_devices, build_volumes, info_cache, shelved};
 use crate::images::CachedImage;
 use crate::model::class::Class;
+use crate::model::object::Instance;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Refresh;
 use crate::notify::{Action, Phase};
@@ -142,6 +143,15 @@ impl Workflow for Unshelve {
                 Ok(())
             }
             Step::Activate => {
+                let recorded = on.records.instance(stage.context, uuid).await?;
+                let is_on = |one: &Instance| {
+                    one.vm_state.value().is_some_and(|state| *state != VmState::ShelvedOffloaded)
+                };
+                if let Some(recorded) = recorded.filter(is_on) {
+                    // An earlier attempt recorded it, and the guest may be in use since.
+                    self.subject.instance = recorded;
+                    return Ok(());
+                }
                 let expected = self.expected();
                 let instance = &mut self.subject.instance;
                 keep_defaults(instance, &self.spawn.defaults);

@@ -85,6 +85,17 @@ pub struct GuestImage {
     pub recorded: Option<BTreeMap<String, String>>,
 }
 
+impl GuestInput {
+    /// The image properties that shape the guest. The metadata tell of the instance's own image, also
+    /// where it boots from another one.
+    fn asked_of_image(&self) -> &BTreeMap<String, String> {
+        match &self.rescue {
+            Some(rescue) if !rescue.is_stable => &rescue.properties,
+            _ => &self.image.properties,
+        }
+    }
+}
+
 /// How a guest is rescued. nova: virt/libvirt/driver.py, `rescue`
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GuestRescue {
@@ -253,7 +264,7 @@ const KERNEL_CONSOLES: &str = "console=tty0 console=ttyS0 console=hvc0";
 /// for what this one can't.
 pub fn domain_spec(input: &GuestInput) -> Result<DomainSpec, GuestError> {
     let (flavor, options, host) = (&input.flavor, &input.options, &input.host);
-    let asked = Asked::new(&flavor.extra_specs, &input.image.properties);
+    let asked = Asked::new(&flavor.extra_specs, input.asked_of_image());
     let arch = refused::check(input, &asked)?;
     let x86 = matches!(arch.as_str(), "x86_64" | "i686");
     let machine = machine_type(input, &asked)?;
