@@ -148,7 +148,8 @@ host_stop() {
   _stop libvirtd
   _stop virtlogd
   _stop anchor KILL
-  rmdir /run/libvirt 2>/dev/null
+  # Without it another private host of this machine, whose mount there is in its own namespace, would lose that.
+  grep -qs ' /run/libvirt ' /proc/[0-9]*/mounts || rmdir /run/libvirt 2>/dev/null
   return 0
 }
 
