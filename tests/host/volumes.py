@@ -4,9 +4,11 @@ Scenarios of host_test.py. The guest's shell is on a serial console over TCP; wh
 whenever the volume comes back.
 """
 import contextlib
+import fcntl
 import json
 import os
 import re
+import stat
 import subprocess
 import time
 
@@ -37,6 +39,32 @@ def a_file(world, name, mebibytes=32):
     with open(path, "wb") as file:
         file.truncate(mebibytes << 20)
     return path
+
+
+@contextlib.contextmanager
+def loop_device(world, path):
+    """The file as a block device. A container's /dev doesn't follow the kernel's: a node that isn't there is made, and goes."""
+    made = []
+
+    def node(name, kind, major, minor):
+        if not os.path.exists(name):
+            os.mknod(name, kind | 0o600, os.makedev(major, minor))
+            made.append(name)
+
+    try:
+        node("/dev/loop-control", stat.S_IFCHR, 10, 237)
+        with open("/dev/loop-control", "rb") as control:
+            number = fcntl.ioctl(control, 0x4C82)  # LOOP_CTL_GET_FREE
+        name = f"/dev/loop{number}"
+        node(name, stat.S_IFBLK, 7, number)
+        run(*world.enter(), "losetup", name, path)
+        try:
+            yield name
+        finally:
+            run(*world.enter(), "losetup", "--detach", name)
+    finally:
+        for name in made:
+            os.unlink(name)
 
 
 def running(world, name):
@@ -150,24 +178,20 @@ def a_file_comes_and_goes(world):
 def a_block_device_comes_and_goes(world):
     """A loop device, as a block device of its host is: attached on another bus, read-only once, and left as it was."""
     path = a_file(world, "loop.raw")
-    loop = run(*world.enter(), "losetup", "--find", "--show", path).strip()
-    try:
-        with agent_with_shells(world):
-            guest = running(world, "block")
-            target = attach(world, guest, loop)
-            wait_disk(world, guest, target)
-            xml = world.virsh("dumpxml", guest.uuid)
-            assert f"<source dev='{loop}'" in xml, xml
-            write(world, guest, target, "on-a-device")
-            detach(world, guest, loop)
-            target = attach(world, guest, loop, "--read-only")
-            wait_disk(world, guest, target)
-            assert read(world, guest, target, 11) == "on-a-device"
-            assert shell(world, guest, f"cat /sys/block/{target}/ro") == "1"
-            detach(world, guest, loop)
-            guest.delete()
-    finally:
-        run(*world.enter(), "losetup", "--detach", loop)
+    with loop_device(world, path) as loop, agent_with_shells(world):
+        guest = running(world, "block")
+        target = attach(world, guest, loop)
+        wait_disk(world, guest, target)
+        xml = world.virsh("dumpxml", guest.uuid)
+        assert f"<source dev='{loop}'" in xml, xml
+        write(world, guest, target, "on-a-device")
+        detach(world, guest, loop)
+        target = attach(world, guest, loop, "--read-only")
+        wait_disk(world, guest, target)
+        assert read(world, guest, target, 11) == "on-a-device"
+        assert shell(world, guest, f"cat /sys/block/{target}/ro") == "1"
+        detach(world, guest, loop)
+        guest.delete()
     with open(path, "rb") as file:
         file.seek(512)
         assert file.read(11) == b"on-a-device"
@@ -225,7 +249,11 @@ def a_guest_that_ignores_the_detach(world):
         events, faults = records(world, guest)
         assert faults and "detach failed" in faults[0]["message"], faults
         world.virsh("resume", guest.uuid)
-        # What it was asked it may do now: the disk is gone, or goes when it is asked again.
+        # What it was asked it may do now: the disk is gone, or goes when it is asked again. Not in the same moment:
+        # a detach that meets the guest's letting go ends libvirtd 11.3, Debian 13's, with a segmentation fault.
+        end = time.monotonic() + 10
+        while target in sources(world, guest) and time.monotonic() < end:
+            time.sleep(0.5)
         detach(world, guest, path)
         wait_disk(world, guest, target, there=False)
 
