@@ -48,7 +48,8 @@ if [ ! -e "$stamp" ]; then
   quietly "${PYTHON:-python3}" -m venv "$venv-uv"
   quietly "$venv-uv/bin/python" -m pip install --disable-pip-version-check uv
   quietly "$venv-uv/bin/uv" venv --relocatable --python "${PYTHON:-python3}" "$venv"
-  quietly env VIRTUAL_ENV="$venv" "$venv-uv/bin/uv" pip install --link-mode copy \
+  # It leaves lock files in TMPDIR.
+  quietly env VIRTUAL_ENV="$venv" TMPDIR="$venv-uv" "$venv-uv/bin/uv" pip install --link-mode copy \
     -c "$here/constraints.txt" -r "$here/requirements.txt"
   # Services start twice as fast with compiled modules; some files in the packages are not meant to compile.
   "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >>"$log" 2>&1 || true
