@@ -5,7 +5,7 @@ import keystoneauth1.session
 from keystoneauth1.adapter import Adapter
 from keystoneauth1.identity import v3
 
-from plane import CONTROLLER, ROOT, Failed
+from plane import CONTROLLER, PATIENCE, ROOT, Failed
 
 URL = f"http://{CONTROLLER}"
 # nova: the newest microversion of 2026.1 that the scenarios need; older ones are asked for by name.
@@ -100,6 +100,7 @@ class Cloud:
 
     def wait(self, server, status="ACTIVE", seconds=180, step=0.2):
         """Waits for a status with no task under way. A server in ERROR, when it isn't waited for, ends the wait."""
+        seconds *= PATIENCE
         end = time.monotonic() + seconds
         while True:
             now = self.server(server)
@@ -108,10 +109,11 @@ class Cloud:
             if now["status"] == "ERROR" != status:
                 raise Failed(f"{now['name']} is in ERROR: {now.get('fault', {}).get('message')}")
             if time.monotonic() > end:
-                raise Failed(f"{now['name']} is {now['status']}/{now['OS-EXT-STS:task_state']} after {seconds} s, not {status}")
+                raise Failed(f"{now['name']} is {now['status']}/{now['OS-EXT-STS:task_state']} after {seconds:.0f} s, not {status}")
             time.sleep(step)
 
     def gone(self, server, seconds=120, step=0.2):
+        seconds *= PATIENCE
         end = time.monotonic() + seconds
         while True:
             try:
@@ -121,7 +123,7 @@ class Cloud:
                     return
                 raise
             if time.monotonic() > end:
-                raise Failed(f"{now['name']} is still there after {seconds} s: {now['status']}/{now['OS-EXT-STS:task_state']}")
+                raise Failed(f"{now['name']} is still there after {seconds:.0f} s: {now['status']}/{now['OS-EXT-STS:task_state']}")
             time.sleep(step)
 
     def delete(self, server):

@@ -12,6 +12,8 @@ LOG = f"{ROOT}/log"
 STATE = f"{ROOT}/state"
 BIN = f"{ROOT}/venv/bin"
 CONTROLLER = "10.66.0.1"
+# How many times as long everything that is waited for may take, as on a slow or busy machine.
+PATIENCE = max(1.0, float(os.environ.get("PATIENCE") or 1))
 
 
 class Failed(Exception):
@@ -28,6 +30,7 @@ def run(*command, **options):
 
 def until(seconds, what, question, step=0.1):
     """Asks until the answer is true, and gives it; an OSError or a Failed is a no."""
+    seconds *= PATIENCE
     end = time.monotonic() + seconds
     while True:
         try:
@@ -37,7 +40,7 @@ def until(seconds, what, question, step=0.1):
         if answer:
             return answer
         if time.monotonic() > end:
-            raise Failed(f"gave up after {seconds} s: {what}")
+            raise Failed(f"gave up after {seconds:.0f} s: {what}")
         time.sleep(step)
 
 
@@ -75,7 +78,7 @@ class Daemons:
             return True
         process.send_signal(how)
         try:
-            process.wait(seconds)
+            process.wait(seconds * PATIENCE)
             return True
         except subprocess.TimeoutExpired:
             process.kill()
