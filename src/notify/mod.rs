@@ -80,8 +80,8 @@ pub struct Details<'a> {
     pub raised: Option<&'a Raised>,
     /// Its disks, where the action knows them: nova tells of those that are volumes.
     pub block_devices: Option<&'a [BlockDeviceMapping]>,
-    /// Of the image that a build starts from.
-    pub image_name: Option<&'a str>,
+    /// Of the image that a build starts from, which may have none.
+    pub image_name: Option<Option<&'a str>>,
     /// Of the image that a snapshot becomes.
     pub snapshot_image_id: Option<&'a str>,
     /// Of the image that a rescue starts from.

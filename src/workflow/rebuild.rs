@@ -143,7 +143,7 @@ impl Rebuild {
     }
 
     fn tell(&mut self, phase: Phase, image: &Image, stage: &Stage<'_>) {
-        let image_name = Some(image.meta.name.text().unwrap_or_default());
+        let image_name = Some(Some(image.meta.name.text().unwrap_or_default()));
         let details = Details { image_name, ..Details::default() };
         self.subject.tell_of(Action::Rebuild, phase, details, stage);
     }
