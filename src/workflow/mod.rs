@@ -90,6 +90,7 @@ pub mod vendor_data;
 pub mod volume_connections;
 pub mod volume_disk;
 mod volume_exception;
+mod volume_rights;
 mod was_on;
 
 #[cfg(test)]
