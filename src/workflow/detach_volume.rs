@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::Subject;
+use super::part::Part;
 use super::volume_connections::{connect, connection_of, disconnect, volume_disk_of};
 use super::{StepError, StepResult, release};
 use crate::hypervisor::HypervisorError;
@@ -37,6 +38,16 @@ pub enum Step {
 impl DetachVolume {
     pub fn new(subject: Subject, volume_id: String) -> Self {
         Self { subject, volume_id, device: None }
+    }
+
+    /// Says which record it is, where that was looked up already.
+    pub(super) fn found(&mut self, device: BlockDeviceMapping) {
+        self.device = Some(device);
+    }
+
+    /// Whether the instance has such a volume.
+    pub(super) fn is_found(&self) -> bool {
+        self.device.is_some()
     }
 
     fn device(&self) -> Result<&BlockDeviceMapping, StepError> {
@@ -142,5 +153,11 @@ impl Workflow for DetachVolume {
             self.tell(Phase::End, stage);
         }
         self.subject.settle_as_it_is(ending, stage).await
+    }
+}
+
+impl Part for DetachVolume {
+    fn subject(&mut self) -> &mut Subject {
+        &mut self.subject
     }
 }

@@ -62,6 +62,7 @@ pub mod quiesce;
 pub mod reboot;
 pub mod rebuild;
 pub mod release;
+pub mod remove_connection;
 pub mod report;
 pub mod reschedule;
 pub mod rescue;

@@ -123,6 +123,13 @@ pub async fn offloaded() -> World {
     world
 }
 
+/// Of one with a volume, and still on its host.
+pub async fn shelved_with_a_volume() -> World {
+    let world = attached().await;
+    done(&world, shelve()).await;
+    world
+}
+
 /// The same, of one with a volume.
 pub async fn offloaded_with_a_volume() -> World {
     let world = offloading(attached()).await;
