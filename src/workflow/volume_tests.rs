@@ -195,7 +195,8 @@ fn volume_disks(world: &World) -> Vec<DiskSpec> {
 
 #[tokio::test(start_paused = true)]
 async fn a_volume_comes_to_a_running_guest_and_goes_again() {
-    let world = attached().await;
+    let mut world = attached().await;
+    world.settings.volumes.counts_use = true;
     let disks = volume_disks(&world);
     assert_eq!(disks.len(), 1);
     let disk = &disks[0];
@@ -211,6 +212,8 @@ async fn a_volume_comes_to_a_running_guest_and_goes_again() {
     assert_eq!((&state["record"][0], &state["record"][1]), (&json!("active"), &json!(null)));
 
     done(&world, detach()).await;
+    let usages = world.records.usages();
+    assert!(usages.len() == 1 && usages[0].1, "it is counted at its end: {usages:?}");
     let state = world.state().await;
     assert_eq!(state["attachments"], json!([]));
     assert_eq!(state["connected"], json!([]));
