@@ -47,8 +47,8 @@ def records(world, server):
                                   server)
     cache = world.records.rows("select network_info from instance_info_caches where instance_uuid = %s", server)
     system = {row["key"]: row["value"] for row in metadata}
-    if system.get("boot_roles"):  # a set, in the order in which keystone happened to name them
-        system["boot_roles"] = ",".join(sorted(system["boot_roles"].split(",")))
+    for key in {"boot_roles", "image_boot_roles"} & set(system):  # a set, in the order in which keystone happened to name them
+        system[key] = ",".join(sorted(system[key].split(",")))
     return {
         "instance": found[0],
         "system_metadata": system,
@@ -93,8 +93,13 @@ def actions(world, server):
             # The stack is Python's, as nova-compute has it: that there is one is the fact.
             {"is": f"{event['event']} on {event['host']}: {event['result']}", "details": event["details"],
              "traceback": bool(event["traceback"])}
-            for event in sorted(one["events"], key=lambda event: (event["start_time"], event["event"]))]})
+            for event in sorted(one["events"], key=begun)]})
     return told
+
+
+def begun(event):
+    """Orders the events of an action: times are whole seconds, and the conductor's begin before what it asks a host for."""
+    return event["host"] != "controller", event["start_time"], event["event"]
 
 
 def ports(world, server):
