@@ -154,7 +154,9 @@ impl FakeAgent {
                 device.device_name.load(Some(Some("/dev/vdb".to_owned())));
                 Ok(device.to_primitive())
             }
-            "attach_volume" | "detach_volume" => Ok(Value::Null),
+            "attach_volume" | "detach_volume" | "swap_volume" | "external_instance_event" => {
+                Ok(Value::Null)
+            }
             method => {
                 let vm_state = match method {
                     "stop_instance" => VmState::Stopped,

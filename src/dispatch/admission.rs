@@ -38,6 +38,7 @@ pub enum RequestKind {
     DetachVolume,
     ReserveDevice,
     SwapVolume,
+    RemoveConnection,
 }
 
 /// The answer.
@@ -57,7 +58,7 @@ pub struct Refusal {
 }
 
 impl RequestKind {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Build,
         Self::Delete,
         Self::Stop,
@@ -86,6 +87,7 @@ impl RequestKind {
         Self::DetachVolume,
         Self::ReserveDevice,
         Self::SwapVolume,
+        Self::RemoveConnection,
     ];
 
     /// The request that a record came from.
@@ -125,6 +127,7 @@ impl RequestKind {
             AnyRecord::DetachVolume(_) => Self::DetachVolume,
             AnyRecord::ReserveDevice(_) => Self::ReserveDevice,
             AnyRecord::SwapVolume(_) => Self::SwapVolume,
+            AnyRecord::RemoveConnection(_) => Self::RemoveConnection,
         }
     }
 
@@ -172,7 +175,8 @@ impl RequestKind {
             | Self::AttachVolume
             | Self::DetachVolume
             | Self::ReserveDevice
-            | Self::SwapVolume => &[],
+            | Self::SwapVolume
+            | Self::RemoveConnection => &[],
         }
     }
 
@@ -206,6 +210,7 @@ impl RequestKind {
             Self::DetachVolume => "detach a volume from",
             Self::ReserveDevice => "reserve a device of",
             Self::SwapVolume => "swap a volume of",
+            Self::RemoveConnection => "remove a volume's connection of",
         }
     }
 }
@@ -214,7 +219,7 @@ impl RequestKind {
 ///
 /// The task state must be the request's own or none: another one means that something else is
 /// under way. Only a delete goes over everything, and an unquiesce over every task: what is frozen must
-/// be thawed, whatever has begun since.
+/// be thawed, whatever has begun since. nova removes a volume's connection in any state.
 ///
 /// The states are those from which nova-api lets the request through (compute/api.py,
 /// `check_instance_state`), and those in which the request's end is reached already: a repeat then
@@ -229,9 +234,9 @@ pub fn admit(
 ) -> Result<Admission, Refusal> {
     use RequestKind::{
         AttachVolume, Backup, Build, CrashDump, Delete, DetachVolume, Pause, Quiesce, RebootHard,
-        RebootSoft, Rebuild, Rescue, ReserveDevice, Restore, Resume, SetPassword, Shelve,
-        ShelveOffload, Snapshot, SoftDelete, Start, Stop, Suspend, SwapVolume, Unpause, Unquiesce,
-        Unrescue, Unshelve,
+        RebootSoft, Rebuild, RemoveConnection, Rescue, ReserveDevice, Restore, Resume, SetPassword,
+        Shelve, ShelveOffload, Snapshot, SoftDelete, Start, Stop, Suspend, SwapVolume, Unpause,
+        Unquiesce, Unrescue, Unshelve,
     };
     use VmState::{
         Active, Building, Deleted, Error, Paused, Rescued, Resized, Shelved, ShelvedOffloaded,
@@ -273,12 +278,14 @@ pub fn admit(
             Some(Active | Paused | Stopped | Resized | SoftDeleted),
             true,
         )
-        | (SwapVolume, Some(Active | Paused | Resized), true) => Ok(Admission::Run),
+        | (SwapVolume, Some(Active | Paused | Resized), true)
+        // It ends a migration that has failed, whatever the instance is doing elsewhere.
+        | (RemoveConnection, Some(_), _) => Ok(Admission::Run),
         (
             Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume
             | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump | SoftDelete
             | Restore | Rescue | Unrescue | Rebuild | Shelve | ShelveOffload | Unshelve
-            | AttachVolume | DetachVolume | ReserveDevice | SwapVolume,
+            | AttachVolume | DetachVolume | ReserveDevice | SwapVolume | RemoveConnection,
             ..,
         ) => Err(Refusal { request, vm_state, task_state }),
     }
@@ -330,10 +337,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_a_delete_and_a_thaw_starts_while_something_else_is_under_way() {
+    fn nothing_but_a_delete_a_thaw_and_what_ends_a_migration_starts_while_something_else_is_under_way()
+     {
         for (request, vm, task) in cells() {
             let foreign = task.is_some_and(|task| !request.task_states().contains(&task));
-            let goes_over = [RequestKind::Delete, RequestKind::Unquiesce].contains(&request);
+            let goes_over =
+                [RequestKind::Delete, RequestKind::Unquiesce, RequestKind::RemoveConnection]
+                    .contains(&request);
             if foreign && !goes_over {
                 let refused = Err(Refusal { request, vm_state: vm, task_state: task });
                 assert_eq!(admit(request, vm, task), refused);
@@ -389,6 +399,7 @@ mod tests {
             (RequestKind::DetachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::ReserveDevice, "active paused stopped resized soft-delete"),
             (RequestKind::SwapVolume, "active paused resized"),
+            (RequestKind::RemoveConnection, all.as_str()),
         ] {
             assert_eq!(row(request), expected, "{request:?}");
         }

@@ -13,7 +13,7 @@
 
 use crate::model::context::RequestContext;
 use crate::model::fault::Raised;
-use crate::model::object::{BlockDeviceMapping, Instance};
+use crate::model::object::{BlockDeviceMapping, Instance, VolumeUsage};
 use crate::model::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -61,6 +61,8 @@ pub enum Event<'a> {
     },
     /// A method of the compute interface raised an exception. nova: exception_wrapper.py
     Exception { method: &'a str, args: &'a Map<String, Value>, raised: &'a Raised },
+    /// How a guest has used a volume. nova: compute/utils.py, notify_about_volume_usage
+    VolumeUsage(&'a VolumeUsage),
     /// The hypervisor can't be reached. nova: virt/libvirt/host.py, get_connection
     NoHypervisor { raised: &'a Raised },
 }

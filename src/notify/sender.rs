@@ -156,6 +156,11 @@ impl Notifier for Sender {
             Event::Exception { method, args, raised } => {
                 self.exception(context, method, args, raised);
             }
+            Event::VolumeUsage(usage) => {
+                let name = || "volume.usage".to_owned();
+                self.legacy(context, Priority::Info, name(), || legacy::volume_usage(usage));
+                self.versioned(context, Priority::Info, name(), || versioned::volume_usage(usage));
+            }
             Event::NoHypervisor { raised } => self.no_hypervisor(context, raised),
         }
     }

@@ -31,6 +31,7 @@ use crate::workflow::power_on::PowerOn;
 use crate::workflow::quiesce::Quiesce;
 use crate::workflow::reboot::{Kind, Reboot};
 use crate::workflow::rebuild::Rebuild;
+use crate::workflow::remove_connection::RemoveConnection;
 use crate::workflow::reschedule::{BuildArguments, METHOD};
 use crate::workflow::rescue::Rescue;
 use crate::workflow::reserve_device::ReserveDevice;
@@ -192,8 +193,10 @@ pub const METHODS: &[Method] = &[
     method(
         "swap_volume",
         &["old_volume_id", "new_volume_id", "instance", "new_attachment_id"],
-        &[],
+        // nova has none of it: see volume_arguments.
+        &["new_connection_info"],
     ),
+    method("remove_volume_connection", &["volume_id", "instance"], &["delete_attachment"]),
     method(
         "reserve_block_device_name",
         &["instance", "device", "volume_id", "disk_bus", "device_type", "tag", "multiattach"],
@@ -244,7 +247,6 @@ pub const ABSENT: &[&str] = &[
     "prep_snapshot_based_resize_at_dest",
     "prep_snapshot_based_resize_at_source",
     "remove_fixed_ip_from_instance",
-    "remove_volume_connection",
     "resize_instance",
     "revert_resize",
     "revert_snapshot_based_resize_at_dest",
@@ -355,8 +357,14 @@ pub fn decode(
             message.change(|subject| DetachVolume::new(subject, volume_id))
         }
         "swap_volume" => {
-            let swap = volume_arguments::swapped(&message.args)?;
+            let swap = volume_arguments::swapped(&message.args, from_root)?;
             message.change(|subject| SwapVolume::new(subject, swap))
+        }
+        "remove_volume_connection" => {
+            let volume_id = text(&message.args, "volume_id")?;
+            let closes = message.args.get("delete_attachment").and_then(Value::as_bool);
+            let closes = closes.unwrap_or(false);
+            message.change(|subject| RemoveConnection::new(subject, volume_id, closes))
         }
         "reserve_block_device_name" => {
             let asked = volume_arguments::reserved(&message.args)?;

@@ -16,6 +16,7 @@ use super::power_on::PowerOn;
 use super::quiesce::Quiesce;
 use super::reboot::Reboot;
 use super::rebuild::Rebuild;
+use super::remove_connection::RemoveConnection;
 use super::rescue::Rescue;
 use super::reserve_device::ReserveDevice;
 use super::resume::Resume;
@@ -216,5 +217,6 @@ workflows!(
     AttachVolume,
     DetachVolume,
     ReserveDevice,
-    SwapVolume
+    SwapVolume,
+    RemoveConnection
 );

@@ -20,13 +20,14 @@ use super::power_on::PowerOn;
 use super::quiesce::Quiesce;
 use super::reboot::{Kind, Reboot};
 use super::rebuild::Rebuild;
+use super::remove_connection::RemoveConnection;
 use super::rescue::Rescue;
 use super::reserve_device::ReserveDevice;
 use super::resume::Resume;
 use super::set_password::SetPassword;
 use super::shelf_tests::{
     offload, offloaded, offloaded_with_a_volume, offloading, rebuild, rescue, rescue_in_place,
-    shelve, soft_delete, unrescue, unshelve,
+    shelve, shelved_with_a_volume, soft_delete, unrescue, unshelve,
 };
 use super::shelve::Shelve;
 use super::shelve_offload::ShelveOffload;
@@ -42,8 +43,8 @@ use super::unquiesce::Unquiesce;
 use super::unrescue::Unrescue;
 use super::unshelve::Unshelve;
 use super::volume_tests::{
-    attach, attached, attached_stopped, detach, reserve, reserved, reserved_stopped,
-    spawn_with_volumes, swap, with_two_volumes, with_volumes_to_build,
+    attach, attached, attached_stopped, detach, remove_connection, reserve, reserved,
+    reserved_stopped, spawn_with_volumes, swap, with_two_volumes, with_volumes_to_build,
 };
 use super::world::{HasSubject, MemoryJournal, UUID, World, spawn, subject};
 use super::{StepError, StepResult};
@@ -153,6 +154,7 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                         Snapshot::NAME
                         | SetPassword::NAME
                         | DetachVolume::NAME
+                        | RemoveConnection::NAME
                         | SwapVolume::NAME => {
                             assert_eq!(*vm_state, before["record"][0], "{at}");
                         }
@@ -196,7 +198,8 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                     assert!(position == 0 || left == 1, "{at}: {left}");
                     continue;
                 }
-                let tells = ![Quiesce::NAME, Unquiesce::NAME].contains(&W::NAME);
+                let silent = [Quiesce::NAME, Unquiesce::NAME, RemoveConnection::NAME];
+                let tells = !silent.contains(&W::NAME);
                 assert_eq!(world.faults().await, usize::from(tells), "{at}");
                 if W::NAME == Spawn::NAME {
                     assert_eq!(world.leftovers().await, Vec::<String>::new(), "{at}");
@@ -342,7 +345,8 @@ has_subject!(
     AttachVolume,
     DetachVolume,
     ReserveDevice,
-    SwapVolume
+    SwapVolume,
+    RemoveConnection
 );
 
 fn empty() -> std::pin::Pin<Box<dyn Future<Output = World>>> {
@@ -454,6 +458,9 @@ engine_test_cases! {
     detach_volume_of_a_stopped_guest: attached_stopped, detach;
     reserve_device: running, reserve;
     swap_volume: with_two_volumes, swap;
+    remove_connection: attached, remove_connection;
+    remove_connection_of_nothing: running, remove_connection;
+    offload_of_a_guest_with_a_volume: || Box::pin(shelved_with_a_volume()), offload;
     spawn_of_volumes: with_volumes_to_build, spawn_with_volumes;
     terminate_with_a_volume: attached,
         || Terminate::new(subject(TaskState::Deleting, "terminate_instance"));

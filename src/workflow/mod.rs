@@ -62,6 +62,7 @@ pub mod quiesce;
 pub mod reboot;
 pub mod rebuild;
 pub mod release;
+pub mod remove_connection;
 pub mod report;
 pub mod reschedule;
 pub mod rescue;
@@ -90,6 +91,8 @@ pub mod vendor_data;
 pub mod volume_connections;
 pub mod volume_disk;
 mod volume_exception;
+mod volume_rights;
+pub mod volume_usage;
 mod was_on;
 
 #[cfg(test)]
@@ -172,6 +175,7 @@ impl Settings {
                 detach: (8, Duration::from_secs(20)),
                 creation: (60, Duration::from_secs(3)),
                 cross_az_attach: true,
+                counts_use: false,
             },
             serial_ports: None,
             console: ConsoleSettings {
@@ -267,6 +271,8 @@ pub struct VolumeSettings {
     pub creation: (u32, Duration),
     /// `[cinder] cross_az_attach`
     pub cross_az_attach: bool,
+    /// Whether volumes' use is counted: `volume_usage_poll_interval` is positive.
+    pub counts_use: bool,
 }
 
 /// Which consoles there are, and where their proxies find them.
