@@ -37,6 +37,9 @@ pub enum RequestKind {
     AttachVolume,
     DetachVolume,
     ReserveDevice,
+    AttachInterface,
+    DetachInterface,
+    FixedIp,
 }
 
 /// The answer.
@@ -56,7 +59,7 @@ pub struct Refusal {
 }
 
 impl RequestKind {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::Build,
         Self::Delete,
         Self::Stop,
@@ -84,6 +87,9 @@ impl RequestKind {
         Self::AttachVolume,
         Self::DetachVolume,
         Self::ReserveDevice,
+        Self::AttachInterface,
+        Self::DetachInterface,
+        Self::FixedIp,
     ];
 
     /// The request that a record came from.
@@ -122,6 +128,9 @@ impl RequestKind {
             AnyRecord::AttachVolume(_) => Self::AttachVolume,
             AnyRecord::DetachVolume(_) => Self::DetachVolume,
             AnyRecord::ReserveDevice(_) => Self::ReserveDevice,
+            AnyRecord::AttachInterface(_) => Self::AttachInterface,
+            AnyRecord::DetachInterface(_) => Self::DetachInterface,
+            AnyRecord::FixedIp(_) => Self::FixedIp,
         }
     }
 
@@ -168,7 +177,10 @@ impl RequestKind {
             | Self::CrashDump
             | Self::AttachVolume
             | Self::DetachVolume
-            | Self::ReserveDevice => &[],
+            | Self::ReserveDevice
+            | Self::AttachInterface
+            | Self::DetachInterface
+            | Self::FixedIp => &[],
         }
     }
 
@@ -201,6 +213,9 @@ impl RequestKind {
             Self::AttachVolume => "attach a volume to",
             Self::DetachVolume => "detach a volume from",
             Self::ReserveDevice => "reserve a device of",
+            Self::AttachInterface => "attach an interface to",
+            Self::DetachInterface => "detach an interface from",
+            Self::FixedIp => "change the addresses of",
         }
     }
 }
@@ -223,10 +238,10 @@ pub fn admit(
     task_state: Option<TaskState>,
 ) -> Result<Admission, Refusal> {
     use RequestKind::{
-        AttachVolume, Backup, Build, CrashDump, Delete, DetachVolume, Pause, Quiesce, RebootHard,
-        RebootSoft, Rebuild, Rescue, ReserveDevice, Restore, Resume, SetPassword, Shelve,
-        ShelveOffload, Snapshot, SoftDelete, Start, Stop, Suspend, Unpause, Unquiesce, Unrescue,
-        Unshelve,
+        AttachInterface, AttachVolume, Backup, Build, CrashDump, Delete, DetachInterface,
+        DetachVolume, FixedIp, Pause, Quiesce, RebootHard, RebootSoft, Rebuild, Rescue,
+        ReserveDevice, Restore, Resume, SetPassword, Shelve, ShelveOffload, Snapshot, SoftDelete,
+        Start, Stop, Suspend, Unpause, Unquiesce, Unrescue, Unshelve,
     };
     use VmState::{
         Active, Building, Deleted, Error, Paused, Rescued, Resized, Shelved, ShelvedOffloaded,
@@ -267,12 +282,23 @@ pub fn admit(
             AttachVolume | DetachVolume | ReserveDevice,
             Some(Active | Paused | Stopped | Resized | SoftDeleted),
             true,
+        )
+        | (AttachInterface | DetachInterface, Some(Active | Paused | Stopped), true)
+        // nova-api looks at nothing but the lock.
+        | (
+            FixedIp,
+            Some(
+                Active | Paused | Stopped | Suspended | Rescued | Resized | Error | SoftDeleted | Shelved
+                | ShelvedOffloaded,
+            ),
+            _,
         ) => Ok(Admission::Run),
         (
             Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume
             | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump | SoftDelete
             | Restore | Rescue | Unrescue | Rebuild | Shelve | ShelveOffload | Unshelve
-            | AttachVolume | DetachVolume | ReserveDevice,
+            | AttachVolume | DetachVolume | ReserveDevice | AttachInterface | DetachInterface
+            | FixedIp,
             ..,
         ) => Err(Refusal { request, vm_state, task_state }),
     }
@@ -382,6 +408,12 @@ mod tests {
             (RequestKind::AttachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::DetachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::ReserveDevice, "active paused stopped resized soft-delete"),
+            (RequestKind::AttachInterface, "active paused stopped"),
+            (RequestKind::DetachInterface, "active paused stopped"),
+            (
+                RequestKind::FixedIp,
+                "active paused suspended stopped rescued resized soft-delete error shelved shelved_offloaded",
+            ),
         ] {
             assert_eq!(row(request), expected, "{request:?}");
         }

@@ -27,6 +27,21 @@ pub enum NetworkError {
     Unreadable(#[from] NetworkModelError),
     #[error("port {0} could not be found")]
     PortNotFound(String),
+    /// nova: PortNotFound
+    #[error("port {0} is not attached")]
+    PortNotAttached(String),
+    /// nova: NetworkNotFoundForInstance
+    #[error("instance {0} has no port on that network that could have another address")]
+    NotFoundForInstance(Uuid),
+    /// nova: FixedIpNotFoundForInstance
+    #[error("instance {instance} does not have fixed IP {address}")]
+    FixedIpNotFound { instance: Uuid, address: String },
+    /// nova: InterfaceAttachFailed
+    #[error("one interface was asked for, and instance {instance} was given {given}")]
+    NotOneInterface { instance: Uuid, given: usize },
+    /// The guest keeps its interface. nova: DeviceDetachFailed
+    #[error("the guest keeps {device}: {reason}")]
+    NotReleased { device: String, reason: String },
     #[error("port {port} is not usable for instance {instance}")]
     PortNotUsable { port: Uuid, instance: Uuid },
     #[error(
@@ -99,6 +114,11 @@ impl NetworkError {
             | Self::FixedIpInvalidOnHost(_)
             | Self::GuaranteedQos { .. }
             | Self::PlugNotReported(_)
+            | Self::PortNotAttached(_)
+            | Self::NotFoundForInstance(_)
+            | Self::FixedIpNotFound { .. }
+            | Self::NotOneInterface { .. }
+            | Self::NotReleased { .. }
             | Self::NotSupported(_) => Class::Refused,
             Self::Unreadable(error) => error.class(),
             Self::Unrecorded { class, .. } => *class,

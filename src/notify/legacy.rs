@@ -16,6 +16,7 @@ pub fn name(action: Action, phase: Phase) -> Option<String> {
         (Action::VolumeAttach, Phase::End) => Some("volume.attach".to_owned()),
         (Action::VolumeDetach, Phase::End) => Some("volume.detach".to_owned()),
         (Action::VolumeAttach | Action::VolumeDetach, _) => None,
+        (Action::InterfaceAttach | Action::InterfaceDetach, _) => None,
         (action, phase) => Some(format!("{}.{}", action.name(), phase.name())),
     }
 }
@@ -33,8 +34,12 @@ pub fn action(event: &InstanceEvent<'_>, image_url: &str) -> Value {
     if let Some(volume_id) = details.volume_id {
         info.insert("volume_id".to_owned(), volume_id.into());
     }
-    if (event.action, event.phase) == (Action::Create, Phase::End) {
+    let has_addresses =
+        matches!(event.action, Action::Create | Action::CreateIp | Action::DeleteIp);
+    if has_addresses && event.phase == Phase::End {
         info.insert("fixed_ips".to_owned(), fixed_ips(event.instance));
+    }
+    if (event.action, event.phase) == (Action::Create, Phase::End) {
         info.insert("message".to_owned(), "Success".into());
     }
     if let Some(raised) = details.raised {

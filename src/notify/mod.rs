@@ -113,6 +113,11 @@ pub enum Action {
     Unshelve,
     VolumeAttach,
     VolumeDetach,
+    InterfaceAttach,
+    InterfaceDetach,
+    /// A fixed IP comes to a port.
+    CreateIp,
+    DeleteIp,
 }
 
 impl Action {
@@ -141,6 +146,10 @@ impl Action {
             Self::Unshelve => "unshelve",
             Self::VolumeAttach => "volume_attach",
             Self::VolumeDetach => "volume_detach",
+            Self::InterfaceAttach => "interface_attach",
+            Self::InterfaceDetach => "interface_detach",
+            Self::CreateIp => "create_ip",
+            Self::DeleteIp => "delete_ip",
         }
     }
 
@@ -159,6 +168,10 @@ impl Action {
                 | Self::ShelveOffload
                 | Self::Unshelve
                 | Self::VolumeDetach
+                | Self::InterfaceAttach
+                | Self::InterfaceDetach
+                | Self::CreateIp
+                | Self::DeleteIp
         )
     }
 }

@@ -1,6 +1,8 @@
 //! Network errors as nova's exceptions, in nova's words. A part of `exception.rs`.
 //! nova: exception.py
 
+use uuid::Uuid;
+
 use crate::model::fault::Fault;
 use crate::network::NetworkError;
 use crate::telemetry::Chain;
@@ -23,6 +25,27 @@ pub(super) fn network_fault(error: &NetworkError) -> Fault {
         NetworkError::PortNotFound(port) => {
             Fault::nova("PortNotFound", format!("Port id {port} could not be found."))
                 .with("port_id", port.as_str())
+        }
+        NetworkError::PortNotAttached(port) => {
+            Fault::nova("PortNotFound", format!("Port {port} is not attached"))
+        }
+        NetworkError::NotFoundForInstance(instance) => {
+            let text = format!("Network could not be found for instance {instance}.");
+            Fault::nova("NetworkNotFoundForInstance", text)
+                .with("instance_id", instance.to_string())
+        }
+        NetworkError::FixedIpNotFound { instance, address } => {
+            let text = format!("Instance {instance} does not have fixed IP '{address}'.");
+            Fault::nova("FixedIpNotFoundForInstance", text)
+                .with("instance_uuid", instance.to_string())
+                .with("ip", address.as_str())
+        }
+        NetworkError::NotOneInterface { instance, .. } => interface_not_attached(*instance),
+        NetworkError::NotReleased { device, reason } => {
+            let text = format!("Device detach failed for {device}: {reason}");
+            Fault::nova("DeviceDetachFailed", text)
+                .with("device", device.as_str())
+                .with("reason", reason.as_str())
         }
         NetworkError::PortNotUsable { port, instance } => {
             let text = format!("Port {port} not usable for instance {instance}.");
@@ -138,4 +161,14 @@ pub(super) fn network_fault(error: &NetworkError) -> Fault {
             Fault::nova("VirtualInterfaceCreateException", "Virtual Interface creation failed")
         }
     }
+}
+
+pub(super) fn interface_not_attached(instance: Uuid) -> Fault {
+    let text = format!("Failed to attach network adapter device to {instance}");
+    Fault::nova("InterfaceAttachFailed", text).with("instance_uuid", instance.to_string())
+}
+
+pub(super) fn interface_not_detached(instance: Uuid) -> Fault {
+    let text = format!("Failed to detach network adapter device from {instance}");
+    Fault::nova("InterfaceDetachFailed", text).with("instance_uuid", instance.to_string())
 }
