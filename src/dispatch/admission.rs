@@ -350,10 +350,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_a_delete_and_a_thaw_starts_while_something_else_is_under_way() {
+    fn only_deletes_thaws_and_addresses_start_while_something_else_is_under_way() {
         for (request, vm, task) in cells() {
             let foreign = task.is_some_and(|task| !request.task_states().contains(&task));
-            let goes_over = [RequestKind::Delete, RequestKind::Unquiesce].contains(&request);
+            let goes_over = [RequestKind::Delete, RequestKind::Unquiesce, RequestKind::FixedIp]
+                .contains(&request);
             if foreign && !goes_over {
                 let refused = Err(Refusal { request, vm_state: vm, task_state: task });
                 assert_eq!(admit(request, vm, task), refused);

@@ -132,7 +132,6 @@ impl Workflow for AttachInterface {
                 self.subject.begin(stage).await?;
                 let instance = &mut self.subject.instance;
                 on.records.load(stage.context, instance, InstancePart::FOR_GUEST).await?;
-                self.subject.load_disks(stage).await?;
                 self.tell(Phase::Start, Details::default(), stage);
                 // Others may have written the record since the message was sent.
                 info_cache::change(on, stage.context, &mut self.subject.instance, |_| ()).await?;

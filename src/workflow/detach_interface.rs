@@ -81,7 +81,6 @@ impl Workflow for DetachInterface {
                 self.subject.begin(stage).await?;
                 let instance = &mut self.subject.instance;
                 on.records.load(stage.context, instance, InstancePart::FOR_GUEST).await?;
-                self.subject.load_disks(stage).await?;
                 // Others may have written the record since the message was sent.
                 info_cache::change(on, stage.context, &mut self.subject.instance, |_| ()).await?;
                 let is_it = |vif: &Vif| vif.id.to_string() == self.port_id;

@@ -156,7 +156,10 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                         _ if deleted => {}
                         PowerOff::NAME => assert_eq!(vm_state, by_domain, "{at}"),
                         // What is left to do isn't the guest's.
-                        Snapshot::NAME | SetPassword::NAME | DetachVolume::NAME => {
+                        Snapshot::NAME
+                        | SetPassword::NAME
+                        | DetachVolume::NAME
+                        | DetachInterface::NAME => {
                             assert_eq!(*vm_state, before["record"][0], "{at}");
                         }
                         Reboot::NAME if by_domain == "active" => {

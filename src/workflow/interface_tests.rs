@@ -38,7 +38,7 @@ pub fn detach() -> DetachInterface {
 }
 
 pub fn add_ip() -> FixedIp {
-    let change = Change::Add { network_id: "user".to_owned() };
+    let change = Change::Add { network_id: "br0".to_owned() };
     FixedIp::new(without_task("add_fixed_ip_to_instance"), change)
 }
 

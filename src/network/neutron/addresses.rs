@@ -76,3 +76,42 @@ async fn set(
     let changes = json!({ "fixed_ips": fixed_ips });
     client.update::<Port>(As::User, &format!("ports/{port}"), "port", changes).await.map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::super::tests::{NETWORK, SUBNET, allocate, instance, network, neutron, on, user};
+    use super::*;
+    use crate::network::Network;
+
+    #[tokio::test]
+    async fn an_address_comes_from_the_first_subnet_that_has_one_and_goes_again() {
+        let fake = neutron();
+        let full =
+            json!({"id": "full", "network_id": NETWORK, "cidr": "10.1.0.0/30", "full": true});
+        fake.add("subnets", full);
+        let vif = allocate(&fake, &[on(NETWORK)]).await.unwrap().remove(0);
+        let (network, instance) = (network(&fake), instance());
+        let before = network.addresses(&user(), &instance).await.unwrap();
+        assert_eq!((before.len(), before[0].port, before[0].fixed_ips.len()), (1, vif.id, 1));
+        assert_eq!(before[0].network_id, NETWORK);
+
+        assert!(network.add_address(&user(), &before[0]).await.unwrap());
+        let after = network.addresses(&user(), &instance).await.unwrap();
+        assert_eq!(after[0].fixed_ips.len(), 2);
+        assert_eq!(
+            (after[0].fixed_ips[0].clone(), &*after[0].fixed_ips[1].0),
+            (before[0].fixed_ips[0].clone(), SUBNET)
+        );
+
+        network.set_addresses(&user(), &before[0]).await.unwrap();
+        assert_eq!(network.addresses(&user(), &instance).await.unwrap(), before);
+        let gone = PortAddresses { port: Uuid::from_u128(7), ..before[0].clone() };
+        network.set_addresses(&user(), &gone).await.expect("absent is success");
+
+        fake.change("subnets", "id", SUBNET, &json!({"full": Value::Bool(true)}));
+        assert!(!network.add_address(&user(), &before[0]).await.unwrap());
+        assert_eq!(network.addresses(&user(), &instance).await.unwrap(), before);
+    }
+}
