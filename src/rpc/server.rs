@@ -153,7 +153,7 @@ impl Server {
                         Task::Question(Box::new(asked), question)
                     }
                     Ok(Request::Change(record)) => {
-                        answered_with = Answer::of(&record);
+                        answered_with = Answer::of(&record).map(Box::new);
                         match self.intake.take(record, &self.dispatcher, stop).await {
                             Taken::Now(submitted) => {
                                 after_journal(&method, submitted, answered_with.take())
@@ -272,7 +272,7 @@ enum Task {
     /// It is left to the agent's next run.
     HandBack,
     /// A change that is in the journal.
-    Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>, Option<Answer>),
+    Outcome(oneshot::Receiver<Arc<crate::dispatch::Outcome>>, Option<Box<Answer>>),
     Question(Box<Asked>, Question),
     Operator(Map<String, Value>),
     Events(Box<RequestContext>, Vec<InstanceEvent>),
@@ -283,7 +283,7 @@ enum Task {
 fn after_journal(
     method: &str,
     submitted: Result<Submission, JournalError>,
-    answer: Option<Answer>,
+    answer: Option<Box<Answer>>,
 ) -> Task {
     match submitted {
         Ok(Submission::Accepted(outcome) | Submission::Duplicate(outcome)) => {
