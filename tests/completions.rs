@@ -11,7 +11,7 @@ use hypernova::cli::Cli;
 /// Of each line, what every shell must offer, and nothing else of the kind.
 const LINES: [(&str, &[&str]); 8] = [
     ("hypernova bo", &["boot"]),
-    ("hypernova re", &["reboot", "resume"]),
+    ("hypernova re", &["reboot", "rebuild", "rescue", "restore", "resume"]),
     ("hypernova completions f", &["fish"]),
     ("hypernova boot --im", &["--image", "--image-format"]),
     ("hypernova boot --image-format q", &["qcow2"]),

@@ -198,6 +198,7 @@ fn input(case: &Value) -> GuestInput {
             min_disk_gib: 1,
             min_ram_mib: 0,
             properties: pairs(&image["properties"]).into_iter().collect::<BTreeMap<_, _>>(),
+            recorded: None,
         },
         os_type: text(&case["os_type"]),
         user: Some(("2c54c6dfca9049f897e04257c950bf4c".into(), "admin".into())),

@@ -231,7 +231,7 @@ async fn the_disks_of_running_and_of_stopped_guests_have_their_guests_size() {
         assert!(made.unwrap().success());
         let mut spec = bootless(&daemon);
         spec.disks = vec![DiskSpec {
-            source: DiskSource::File(path.clone().into()),
+            source: DiskSource::File(path.clone()),
             device: "disk".into(),
             format: format.into(),
             cache: "writeback".into(),

@@ -75,7 +75,7 @@ fn every_payload_is_the_one_that_nova_makes() {
         let recorder = Recorder::new("compute1", NameTemplate::parse("instance-%08x").unwrap());
         let told = if event == "exists" {
             let time = |at: usize| Timestamp::parse(extra["period"][at].as_str().unwrap()).unwrap();
-            Event::Exists { instance: &instance, period: (time(0), time(1)) }
+            Event::Exists { instance: &instance, before: None, period: (time(0), time(1)) }
         } else {
             let (action, end) = event.split_once('.').unwrap();
             Event::Instance(InstanceEvent {

@@ -40,6 +40,7 @@ pub enum RequestKind {
     AttachInterface,
     DetachInterface,
     FixedIp,
+    SwapVolume,
 }
 
 /// The answer.
@@ -59,7 +60,7 @@ pub struct Refusal {
 }
 
 impl RequestKind {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Build,
         Self::Delete,
         Self::Stop,
@@ -90,6 +91,7 @@ impl RequestKind {
         Self::AttachInterface,
         Self::DetachInterface,
         Self::FixedIp,
+        Self::SwapVolume,
     ];
 
     /// The request that a record came from.
@@ -131,6 +133,7 @@ impl RequestKind {
             AnyRecord::AttachInterface(_) => Self::AttachInterface,
             AnyRecord::DetachInterface(_) => Self::DetachInterface,
             AnyRecord::FixedIp(_) => Self::FixedIp,
+            AnyRecord::SwapVolume(_) => Self::SwapVolume,
         }
     }
 
@@ -178,6 +181,7 @@ impl RequestKind {
             | Self::AttachVolume
             | Self::DetachVolume
             | Self::ReserveDevice
+            | Self::SwapVolume
             | Self::AttachInterface
             | Self::DetachInterface
             | Self::FixedIp => &[],
@@ -216,6 +220,7 @@ impl RequestKind {
             Self::AttachInterface => "attach an interface to",
             Self::DetachInterface => "detach an interface from",
             Self::FixedIp => "change the addresses of",
+            Self::SwapVolume => "swap a volume of",
         }
     }
 }
@@ -241,7 +246,7 @@ pub fn admit(
         AttachInterface, AttachVolume, Backup, Build, CrashDump, Delete, DetachInterface,
         DetachVolume, FixedIp, Pause, Quiesce, RebootHard, RebootSoft, Rebuild, Rescue,
         ReserveDevice, Restore, Resume, SetPassword, Shelve, ShelveOffload, Snapshot, SoftDelete,
-        Start, Stop, Suspend, Unpause, Unquiesce, Unrescue, Unshelve,
+        Start, Stop, Suspend, SwapVolume, Unpause, Unquiesce, Unrescue, Unshelve,
     };
     use VmState::{
         Active, Building, Deleted, Error, Paused, Rescued, Resized, Shelved, ShelvedOffloaded,
@@ -283,6 +288,7 @@ pub fn admit(
             Some(Active | Paused | Stopped | Resized | SoftDeleted),
             true,
         )
+        | (SwapVolume, Some(Active | Paused | Resized), true)
         | (AttachInterface | DetachInterface, Some(Active | Paused | Stopped), true)
         // nova-api looks at nothing but the lock.
         | (
@@ -297,8 +303,8 @@ pub fn admit(
             Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume
             | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump | SoftDelete
             | Restore | Rescue | Unrescue | Rebuild | Shelve | ShelveOffload | Unshelve
-            | AttachVolume | DetachVolume | ReserveDevice | AttachInterface | DetachInterface
-            | FixedIp,
+            | AttachVolume | DetachVolume | ReserveDevice | SwapVolume | AttachInterface
+            | DetachInterface | FixedIp,
             ..,
         ) => Err(Refusal { request, vm_state, task_state }),
     }
@@ -415,6 +421,7 @@ mod tests {
                 RequestKind::FixedIp,
                 "active paused suspended stopped rescued resized soft-delete error shelved shelved_offloaded",
             ),
+            (RequestKind::SwapVolume, "active paused resized"),
         ] {
             assert_eq!(row(request), expected, "{request:?}");
         }

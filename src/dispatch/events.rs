@@ -15,6 +15,8 @@ use crate::model::state::{TaskState, VmState};
 use crate::network::Refresh;
 use crate::records::InstanceFault;
 use crate::telemetry::Chain;
+use crate::workflow::exception::step_fault;
+use crate::workflow::extend_volume::extend;
 use crate::workflow::external_events::{EventKey, Reported};
 use crate::workflow::{Backends, StepError, info_cache};
 
@@ -83,6 +85,7 @@ async fn work(on: &Backends, context: &RequestContext, event: InstanceEvent) {
         let worked = match event.key.name.as_str() {
             "network-changed" => network_changed(on, context, event).await,
             "network-vif-deleted" => vif_deleted(on, context, event).await,
+            "volume-extended" => volume_extended(on, context, event).await,
             _ => not_supported(on, context, event).await,
         };
         match worked {
@@ -136,16 +139,34 @@ async fn vif_deleted(
     Ok(())
 }
 
+/// A volume has grown. nova: compute/manager.py, extend_volume
+async fn volume_extended(
+    on: &Backends,
+    context: &RequestContext,
+    event: InstanceEvent,
+) -> Result<(), StepError> {
+    const EVENT: &str = "compute_extend_volume";
+    on.records.event_started(context, event.uuid, EVENT).await?;
+    let volume_id = event.key.tag.as_deref().unwrap_or_default();
+    let Err(error) = extend(on, context, &event.instance, volume_id).await else {
+        return Ok(on.records.event_finished(context, event.uuid, EVENT, None).await?);
+    };
+    let fault = step_fault(&error);
+    let (code, message) = (fault.code(), fault.shown().to_owned());
+    let recorded = InstanceFault { code, message: message.clone(), details: String::new() };
+    on.records.record_fault(context, event.uuid, recorded).await?;
+    let failed = Some((message.as_str(), ""));
+    on.records.event_finished(context, event.uuid, EVENT, failed).await?;
+    Err(error)
+}
+
 /// What this agent doesn't do is told to who asked, as nova tells what its driver doesn't.
 async fn not_supported(
     on: &Backends,
     context: &RequestContext,
     event: InstanceEvent,
 ) -> Result<(), StepError> {
-    let method = match event.key.name.as_str() {
-        "volume-extended" => "compute_extend_volume",
-        _ => "compute_power_update",
-    };
+    let method = "compute_power_update";
     let message = format!("{} is not supported by this agent", event.key.name);
     on.records.event_started(context, event.uuid, method).await?;
     let fault = InstanceFault { code: 500, message: message.clone(), details: String::new() };
@@ -223,14 +244,25 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_supported_is_a_fault_and_a_failed_event() {
         let world = World::with_guest().await;
-        for (name, method) in
-            [("volume-extended", "compute_extend_volume"), ("power-update", "compute_power_update")]
-        {
-            report(&world, event(&world, name, "x")).await;
-            let events = world.records.events(UUID).await.unwrap();
-            let told = events.iter().find(|event| event.event == method).unwrap();
-            assert!(told.failure.as_ref().is_some_and(|why| why.contains("not supported")));
-        }
-        assert_eq!(world.records.faults(UUID).await.unwrap().len(), 2);
+        report(&world, event(&world, "power-update", "x")).await;
+        let events = world.records.events(UUID).await.unwrap();
+        let told = events.iter().find(|event| event.event == "compute_power_update").unwrap();
+        assert!(told.failure.as_ref().is_some_and(|why| why.contains("not supported")));
+        assert_eq!(world.records.faults(UUID).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_is_told_that_its_volume_has_grown() {
+        let world = crate::workflow::volume_tests::attached().await;
+        let volume = crate::volumes::fake::FakeVolume { size_gib: 3, ..Default::default() };
+        world.volumes.add("vol-1", volume);
+        report(&world, event(&world, "volume-extended", "vol-1")).await;
+        assert_eq!(world.hypervisor.told_size(UUID, "vde"), Some(3 << 30));
+        // Of a volume that isn't its own nothing is known.
+        report(&world, event(&world, "volume-extended", "vol-2")).await;
+        assert_eq!(world.records.faults(UUID).await.unwrap().len(), 0);
+        world.connectors.fail_at("grow");
+        report(&world, event(&world, "volume-extended", "vol-1")).await;
+        assert_eq!(world.records.faults(UUID).await.unwrap().len(), 1);
     }
 }

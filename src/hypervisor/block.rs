@@ -30,6 +30,9 @@ pub struct VolumeDisk {
     /// The name it should have: `vdb`. A disk without a serial and an alias of the user's is known by it
     /// alone.
     pub target: String,
+    /// Where it is on this host. A disk that was put in another one's place keeps that one's serial: under
+    /// its name, it is known by this.
+    pub path: Option<PathBuf>,
 }
 
 impl VolumeDisk {
@@ -42,6 +45,9 @@ impl VolumeDisk {
     /// called in the guest.
     pub fn is(&self, disk: &DomainDisk) -> bool {
         if disk.alias.as_deref() == Some(&self.alias()) {
+            return true;
+        }
+        if self.path.is_some() && disk.source == self.path && disk.target == self.target {
             return true;
         }
         match (&disk.serial, &disk.alias) {

@@ -48,7 +48,6 @@ pub enum ImageCall {
     ForgetDefinition,
     RemoveRescue,
     ClearDirectory,
-    RebaseRoot,
 }
 
 /// A directory of the fake.

@@ -193,8 +193,7 @@ impl QemuImg {
         Ok(())
     }
 
-    /// Has an overlay stand on another base, or on none, with its content as it was. It may be cut off
-    /// and asked again.
+    /// Has an overlay stand on another base, or on none, with its content as it was.
     pub async fn rebase(
         &self,
         overlay: &Path,

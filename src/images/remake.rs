@@ -5,12 +5,11 @@ use std::io;
 use std::path::Path;
 
 use async_trait::async_trait;
-use tracing::info;
 use uuid::Uuid;
 
 use super::files::blocking;
-use super::store::{HostImages, remove_tree};
-use super::{CachedImage, ImageError, disk_info};
+use super::store::{HostImages, Stands, remove_tree};
+use super::{CachedImage, Disk, ImageError, disk_info};
 
 /// Changes of an instance's directory as a whole.
 #[async_trait]
@@ -19,13 +18,16 @@ pub trait Remake: Send + Sync {
     /// success.
     async fn clear_directory(&self, instance: Uuid, keep: &[String]) -> Result<(), ImageError>;
 
-    /// Puts the root disk, which no guest has open, on `base`: what differs is copied into it. `None`:
-    /// it becomes whole by itself. Its content stays; a disk that stands on nothing stays as it is.
-    async fn rebase_root(
+    /// Makes the root disk `disk` with the content of `image`, and has it stand on `base` instead: what
+    /// differs is copied into it. `None`: it is whole by itself. A repeat keeps a finished disk and
+    /// replaces a half-made one.
+    async fn create_root_on(
         &self,
         instance: Uuid,
+        image: &CachedImage,
         base: Option<&CachedImage>,
-    ) -> Result<(), ImageError>;
+        size_gib: u64,
+    ) -> Result<Disk, ImageError>;
 }
 
 #[async_trait]
@@ -36,29 +38,21 @@ impl Remake for HostImages {
         blocking("clear", &self.directory(instance), move |path| clear(path, &keep)).await
     }
 
-    async fn rebase_root(
+    async fn create_root_on(
         &self,
         instance: Uuid,
+        image: &CachedImage,
         base: Option<&CachedImage>,
-    ) -> Result<(), ImageError> {
-        let _writer = self.writer(instance).await;
-        let path = self.directory(instance).join("disk");
-        let disk = self.finished(&path, "qcow2").await?;
-        if disk.is_none_or(|disk| disk.format != "qcow2") {
-            return Ok(());
-        }
-        let info = self.qemu_img.info(&path, "qcow2").await?;
-        let Some(on) = info.backing_filename.as_deref() else { return Ok(()) };
-        if base.is_some_and(|base| Path::new(on) == base.path) {
-            return Ok(());
-        }
+        size_gib: u64,
+    ) -> Result<Disk, ImageError> {
         if let Some(base) = base {
             self.existing_base(base).await?;
         }
-        let base = base.map(|base| (base.path.as_path(), base.format.as_str()));
-        self.qemu_img.rebase(&path, base).await?;
-        info!(instance_uuid = %instance, base = ?base.map(|(path, _)| path), "root disk rebased");
-        Ok(())
+        let stands = match base {
+            Some(base) => Stands::On(base),
+            None => Stands::Alone,
+        };
+        self.make_root(instance, "disk", image, size_gib, stands).await
     }
 }
 

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::files::{Draft, blocking, remove_if_there, replace};
-use super::store::HostImages;
+use super::store::{HostImages, Stands};
 use super::{CachedImage, ConfigDriveFiles, Disk, ImageError};
 
 /// What every file of a rescue ends with.
@@ -61,7 +61,7 @@ impl RescueFiles for HostImages {
         instance: Uuid,
         base: &CachedImage,
     ) -> Result<Disk, ImageError> {
-        self.make_root(instance, "disk.rescue", base, 0).await
+        self.make_root(instance, "disk.rescue", base, 0, Stands::AsMade).await
     }
 
     async fn create_rescue_drive(

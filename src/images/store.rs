@@ -82,6 +82,16 @@ impl StoreOptions {
     }
 }
 
+/// What an overlay stands on once it is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stands<'a> {
+    /// The image that it was made of.
+    AsMade,
+    /// Another one: what differs is in the overlay.
+    On(&'a CachedImage),
+    Alone,
+}
+
 /// The real thing: files under `instances_path`.
 pub struct HostImages {
     instances: PathBuf,
@@ -229,6 +239,7 @@ impl HostImages {
         name: &str,
         base: &CachedImage,
         size_gib: u64,
+        stands: Stands<'_>,
     ) -> Result<Disk, ImageError> {
         check_fits(base, size_gib)?;
         let path = self.directory(instance).join(name);
@@ -254,6 +265,16 @@ impl HostImages {
         blocking("remove", &draft.0, remove_if_there).await?;
         let format =
             self.backend.create(&self.qemu_img, &draft.0, (&base, &inspected), size).await?;
+        if self.backend == Backend::Qcow2 {
+            match stands {
+                Stands::AsMade => {}
+                Stands::On(base) => {
+                    let base = (base.path.as_path(), base.format.as_str());
+                    self.qemu_img.rebase(&draft.0, Some(base)).await?;
+                }
+                Stands::Alone => self.qemu_img.rebase(&draft.0, None).await?,
+            }
+        }
         if let Some(size) = size.filter(|_| self.preallocate_space) {
             preallocate(&draft.0, size).await?;
         }
@@ -340,7 +361,7 @@ impl Images for HostImages {
         base: &CachedImage,
         size_gib: u64,
     ) -> Result<Disk, ImageError> {
-        self.make_root(instance, "disk", base, size_gib).await
+        self.make_root(instance, "disk", base, size_gib, Stands::AsMade).await
     }
 
     async fn create_blank(

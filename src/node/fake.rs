@@ -10,11 +10,13 @@ use uuid::Uuid;
 use super::scheduling::{Scheduling, SchedulingError};
 use super::{ClaimError, Claims};
 use crate::model::context::RequestContext;
-use crate::model::object::{Instance, SchedulerLimits};
+use crate::model::object::{Instance, Migration, SchedulerLimits};
 
 #[derive(Debug, Default)]
 struct State {
     claimed: BTreeSet<Uuid>,
+    /// Instances that were to be evacuated to here.
+    refused: BTreeSet<Uuid>,
     released: BTreeSet<Uuid>,
     known: BTreeSet<Uuid>,
     sent: Vec<Map<String, Value>>,
@@ -41,6 +43,10 @@ impl FakeNode {
     }
 
     /// Whose resources are set aside.
+    pub fn refused_evacuations(&self) -> Vec<Uuid> {
+        self.state().refused.iter().copied().collect()
+    }
+
     pub fn claimed(&self) -> Vec<Uuid> {
         self.state().claimed.iter().copied().collect()
     }
@@ -101,6 +107,16 @@ impl Claims for FakeNode {
     async fn built(&self, _: &RequestContext, _: bool) {}
 
     async fn set_enabled(&self, _: &RequestContext, _: bool) {}
+
+    async fn refuse_evacuation(
+        &self,
+        _: &RequestContext,
+        instance: &Instance,
+        _: Option<&Migration>,
+    ) -> Result<(), ClaimError> {
+        self.state().refused.insert(uuid_of(instance));
+        Ok(())
+    }
 
     async fn release_allocation(
         &self,

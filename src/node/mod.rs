@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use crate::hypervisor::HypervisorError;
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
-use crate::model::object::{Instance, SchedulerLimits};
+use crate::model::object::{Instance, Migration, SchedulerLimits};
 use crate::placement::PlacementError;
 use crate::records::RecordsError;
 
@@ -74,6 +74,15 @@ pub trait Claims: Send + Sync {
     /// Has the schedulers know at once that the host's service is disabled, or enabled again. Where that
     /// fails the next inventory run does it. nova: compute/manager.py, set_host_enabled
     async fn set_enabled(&self, context: &RequestContext, enabled: bool);
+
+    /// An evacuation to this host isn't done: its migration has failed, and what the scheduler has set
+    /// aside here is given back. What the instance has on its own host stays. A repeat changes nothing.
+    async fn refuse_evacuation(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+        migration: Option<&Migration>,
+    ) -> Result<(), ClaimError>;
 
     /// Removes the instance's allocation, when a build failed for good or the instance is deleted;
     /// absent is success. nova: compute/manager.py, _complete_deletion

@@ -27,7 +27,7 @@ use super::usage::{Tracked, is_off_the_node};
 use super::{ClaimError, Claims, NodeError};
 use crate::hypervisor::Hypervisor;
 use crate::model::context::RequestContext;
-use crate::model::object::{ComputeNode, Instance, SchedulerLimits, VersionedObject};
+use crate::model::object::{ComputeNode, Instance, Migration, SchedulerLimits, VersionedObject};
 use crate::placement::traits::Owned;
 use crate::placement::{Placement, Reporter};
 use crate::telemetry::Chain;
@@ -264,6 +264,23 @@ impl Claims for Tracker {
         if let Err(error) = self.reporter.set_disabled(context, node, !enabled).await {
             warn!(error = %Chain(&error), enabled, "placement learns of it from the next inventory run");
         }
+    }
+
+    async fn refuse_evacuation(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+        migration: Option<&Migration>,
+    ) -> Result<(), ClaimError> {
+        if let Some(migration) = migration {
+            let mut migration = migration.clone();
+            migration.status.set(Some("failed".to_owned()));
+            let saved = self.backends.records.save_migration(context, &mut migration).await;
+            saved.map_err(|error| ClaimError::Records(Chain(&error).to_string()))?;
+        }
+        let Ok(uuid) = instance.uuid() else { return Ok(()) };
+        let released = self.release_evacuated(context, uuid).await;
+        released.map_err(|error| ClaimError::Placement(Chain(&error).to_string()))
     }
 
     async fn release_allocation(

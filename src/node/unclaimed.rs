@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::{ClaimError, Claims};
 use crate::model::context::RequestContext;
-use crate::model::object::{Instance, SchedulerLimits};
+use crate::model::object::{Instance, Migration, SchedulerLimits};
 
 pub struct Unclaimed {
     host: String,
@@ -43,6 +43,16 @@ impl Claims for Unclaimed {
     async fn built(&self, _: &RequestContext, _: bool) {}
 
     async fn set_enabled(&self, _: &RequestContext, _: bool) {}
+
+    /// Nobody evacuates to a standalone host: there is neither a migration nor an allocation.
+    async fn refuse_evacuation(
+        &self,
+        _: &RequestContext,
+        _: &Instance,
+        _: Option<&Migration>,
+    ) -> Result<(), ClaimError> {
+        Ok(())
+    }
 
     async fn release_allocation(&self, _: &RequestContext, _: &Instance) -> Result<(), ClaimError> {
         Ok(())

@@ -15,7 +15,7 @@ pub fn name(action: Action, phase: Phase) -> Option<String> {
     match (action, phase) {
         (Action::VolumeAttach, Phase::End) => Some("volume.attach".to_owned()),
         (Action::VolumeDetach, Phase::End) => Some("volume.detach".to_owned()),
-        (Action::VolumeAttach | Action::VolumeDetach, _) => None,
+        (Action::VolumeAttach | Action::VolumeDetach | Action::VolumeSwap, _) => None,
         (Action::InterfaceAttach | Action::InterfaceDetach, _) => None,
         (action, phase) => Some(format!("{}.{}", action.name(), phase.name())),
     }
@@ -34,9 +34,13 @@ pub fn action(event: &InstanceEvent<'_>, image_url: &str) -> Value {
     if let Some(volume_id) = details.volume_id {
         info.insert("volume_id".to_owned(), volume_id.into());
     }
-    let has_addresses =
-        matches!(event.action, Action::Create | Action::CreateIp | Action::DeleteIp);
-    if has_addresses && event.phase == Phase::End {
+    // Where nova has just asked for the network.
+    let has_network = matches!(
+        (event.action, event.phase),
+        (Action::Create | Action::Rebuild | Action::CreateIp | Action::DeleteIp, Phase::End)
+            | (Action::Rescue | Action::Unrescue, Phase::Start | Phase::End)
+    );
+    if has_network {
         info.insert("fixed_ips".to_owned(), fixed_ips(event.instance));
     }
     if (event.action, event.phase) == (Action::Create, Phase::End) {

@@ -53,7 +53,12 @@ pub enum Event<'a> {
     Instance(InstanceEvent<'a>),
     /// The instance exists, for whoever counts its use: in a period that is over, or, until now, in
     /// the current one.
-    Exists { instance: &'a Instance, period: (Timestamp, Timestamp) },
+    Exists {
+        instance: &'a Instance,
+        /// As it was, where it has changed already: the unversioned format tells of that.
+        before: Option<&'a Instance>,
+        period: (Timestamp, Timestamp),
+    },
     /// A method of the compute interface raised an exception. nova: exception_wrapper.py
     Exception { method: &'a str, args: &'a Map<String, Value>, raised: &'a Raised },
     /// The hypervisor can't be reached. nova: virt/libvirt/host.py, get_connection
@@ -85,6 +90,8 @@ pub struct Details<'a> {
     pub rescue_image_ref: Option<&'a str>,
     /// Of the volume that comes or goes.
     pub volume_id: Option<&'a str>,
+    /// Of a volume and of the one that takes its place.
+    pub swapped: Option<(&'a str, &'a str)>,
 }
 
 /// What is done to an instance, or to a volume of it.
@@ -118,6 +125,7 @@ pub enum Action {
     /// A fixed IP comes to a port.
     CreateIp,
     DeleteIp,
+    VolumeSwap,
 }
 
 impl Action {
@@ -150,6 +158,7 @@ impl Action {
             Self::InterfaceDetach => "interface_detach",
             Self::CreateIp => "create_ip",
             Self::DeleteIp => "delete_ip",
+            Self::VolumeSwap => "volume_swap",
         }
     }
 

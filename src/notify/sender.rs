@@ -148,9 +148,10 @@ impl Notifier for Sender {
     fn notify(&self, context: &RequestContext, event: &Event<'_>) {
         match event {
             Event::Instance(event) => self.instance(context, event),
-            Event::Exists { instance, period } => {
+            Event::Exists { instance, before, period } => {
                 self.legacy(context, Priority::Info, "compute.instance.exists".to_owned(), || {
-                    legacy::exists(instance, *period, &self.image_url(context, instance))
+                    let before = before.unwrap_or(instance);
+                    legacy::exists(before, *period, &self.image_url(context, before))
                 });
                 self.versioned(context, Priority::Info, "instance.exists".to_owned(), || {
                     versioned::exists(context, instance, *period)

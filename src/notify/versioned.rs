@@ -38,6 +38,11 @@ pub fn action(
         data["volume_id"] = volume_id.into();
         return object("InstanceActionVolumePayload", "1.7", data);
     }
+    if let Some((old, new)) = event.details.swapped {
+        data["old_volume_id"] = old.into();
+        data["new_volume_id"] = new.into();
+        return object("InstanceActionVolumeSwapPayload", "1.9", data);
+    }
     if event.action != Action::Create {
         return object("InstanceActionPayload", "1.9", data);
     }

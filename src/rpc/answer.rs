@@ -31,7 +31,7 @@ enum What {
 
 impl Answer {
     /// `None`: nova's method answers `None`.
-    pub(super) fn of(record: &AnyRecord) -> Option<Self> {
+    pub(super) fn of(record: &AnyRecord) -> Option<Box<Self>> {
         let (context, head, of) = match record {
             AnyRecord::ReserveDevice(record) => {
                 let of = What::Disk(record.workflow.volume_id().to_owned());
@@ -44,7 +44,7 @@ impl Answer {
             }
             _ => return None,
         };
-        Some(Self { context: context.clone(), instance: head.instance_uuid, of })
+        Some(Box::new(Self { context: context.clone(), instance: head.instance_uuid, of }))
     }
 
     /// # Errors

@@ -45,6 +45,7 @@ use crate::workflow::snapshot::{Kind as SnapshotKind, Snapshot};
 use crate::workflow::soft_delete::SoftDelete;
 use crate::workflow::spawn::{Build, Spawn};
 use crate::workflow::suspend::Suspend;
+use crate::workflow::swap_volume::SwapVolume;
 use crate::workflow::terminate::Terminate;
 use crate::workflow::unpause::Unpause;
 use crate::workflow::unquiesce::Unquiesce;
@@ -196,6 +197,11 @@ pub const METHODS: &[Method] = &[
     method("remove_fixed_ip_from_instance", &["address", "instance"], &[]),
     method("detach_volume", &["volume_id", "instance", "attachment_id"], &[]),
     method(
+        "swap_volume",
+        &["old_volume_id", "new_volume_id", "instance", "new_attachment_id"],
+        &[],
+    ),
+    method(
         "reserve_block_device_name",
         &["instance", "device", "volume_id", "disk_bus", "device_type", "tag", "multiattach"],
         &[],
@@ -246,7 +252,6 @@ pub const ABSENT: &[&str] = &[
     "revert_resize",
     "revert_snapshot_based_resize_at_dest",
     "rollback_live_migration_at_destination",
-    "swap_volume",
     "volume_snapshot_create",
     "volume_snapshot_delete",
 ];
@@ -367,6 +372,10 @@ pub fn decode(
         "detach_volume" => {
             let volume_id = text(&message.args, "volume_id")?;
             message.change(|subject| DetachVolume::new(subject, volume_id))
+        }
+        "swap_volume" => {
+            let swap = volume_arguments::swapped(&message.args)?;
+            message.change(|subject| SwapVolume::new(subject, swap))
         }
         "reserve_block_device_name" => {
             let asked = volume_arguments::reserved(&message.args)?;
@@ -610,6 +619,11 @@ mod tests {
             ("snapshot_instance", RequestKind::Snapshot),
             ("backup_instance", RequestKind::Backup),
             ("trigger_crash_dump", RequestKind::CrashDump),
+            ("rescue_instance", RequestKind::Rescue),
+            ("unrescue_instance", RequestKind::Unrescue),
+            ("rebuild_instance", RequestKind::Rebuild),
+            ("shelve_instance", RequestKind::Shelve),
+            ("unshelve_instance", RequestKind::Unshelve),
         ] {
             let (method, args) = fixture(name);
             let request = decode(&method, args, "id".into(), RequestContext::admin(), false);

@@ -153,7 +153,7 @@ impl Server {
                         Task::Question(Box::new(asked), question)
                     }
                     Ok(Request::Change(record)) => {
-                        answered_with = Answer::of(&record).map(Box::new);
+                        answered_with = Answer::of(&record);
                         match self.intake.take(record, &self.dispatcher, stop).await {
                             Taken::Now(submitted) => {
                                 after_journal(&method, submitted, answered_with.take())

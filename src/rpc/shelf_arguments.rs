@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::failure::Fault;
 use super::image_argument;
 use super::request::{flag, injected_files, limits, take_optional};
-use crate::model::object::BlockDeviceMappingList;
+use crate::model::object::{BlockDeviceMappingList, Migration};
 use crate::model::secret::Secret;
 use crate::workflow::named_image::{Image, NamedImage};
 use crate::workflow::reschedule::BuildArguments;
@@ -32,6 +32,7 @@ pub fn rescue(args: &Map<String, Value>, any_file: bool) -> Result<rescue::Asked
 /// `TypeError`, `ImageUnacceptable`; the objects' own.
 pub fn rebuild(args: &mut Map<String, Value>, any_file: bool) -> Result<rebuild::Asked, Fault> {
     let disks: Option<BlockDeviceMappingList> = take_optional(args, "bdms")?;
+    let migration: Option<Migration> = take_optional(args, "migration")?;
     let text = |name: &str| args.get(name).and_then(Value::as_str).map(str::to_owned);
     Ok(rebuild::Asked {
         image: named_image(args, "image_ref", any_file)?,
@@ -41,6 +42,7 @@ pub fn rebuild(args: &mut Map<String, Value>, any_file: bool) -> Result<rebuild:
         injected_files: injected_files(args.get("injected_files"))?,
         block_devices: disks.map(BlockDeviceMappingList::into_items),
         preserve_ephemeral: args.get("preserve_ephemeral").and_then(Value::as_bool) == Some(true),
+        migration,
         is_evacuation: args.get("recreate").and_then(Value::as_bool) == Some(true),
     })
 }

@@ -6,6 +6,7 @@ use super::failure::Fault;
 use super::request::{take, take_optional, text};
 use crate::model::object::{BlockDeviceMapping, BlockDeviceMappingList, DeviceType, clip};
 use crate::workflow::reserve_device::Asked;
+use crate::workflow::swap_volume::Swap;
 
 /// Longer than any id that a volume service gives.
 const LONGEST_ID: usize = 255;
@@ -43,6 +44,19 @@ fn only_from_root(device: &mut BlockDeviceMapping, from_root: bool) {
     if !from_root {
         device.connection_info.load(Some(None));
     }
+}
+
+/// Which volume takes which one's place.
+///
+/// # Errors
+/// `TypeError` for what is no text.
+pub(super) fn swapped(args: &Map<String, Value>) -> Result<Swap, Fault> {
+    let attachment = args.get("new_attachment_id").and_then(Value::as_str);
+    Ok(Swap {
+        old: text(args, "old_volume_id")?,
+        new: text(args, "new_volume_id")?,
+        attachment: attachment.and_then(|id| id.parse().ok()),
+    })
 }
 
 /// What a record is asked for. The name that a user wants is passed over, as the guest decides.

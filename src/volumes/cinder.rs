@@ -292,6 +292,7 @@ fn volume(id: &str, body: &Value) -> Volume {
         is_multiattach: flag("multiattach"),
         is_encrypted: flag("encrypted"),
         volume_type: text("volume_type_id").or_else(|| text("volume_type")),
+        migration_status: text("migration_status"),
         servers: attachments.into_iter().flatten().filter_map(server).collect(),
     }
 }

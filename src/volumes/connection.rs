@@ -98,6 +98,14 @@ impl ConnectionInfo {
         self.0.entry("serial").or_insert_with(|| volume_id.into());
     }
 
+    /// The disk is that volume from now on. nova: compute/manager.py, `_do_swap_volume`
+    pub fn set_volume(&mut self, volume_id: &str) {
+        for key in ["serial", "volume_id"] {
+            self.0.insert(key.to_owned(), volume_id.into());
+        }
+        self.note("volume_id", volume_id);
+    }
+
     pub fn is_multiattach(&self) -> bool {
         self.0.get("multiattach").and_then(Value::as_bool).unwrap_or(false)
     }

@@ -30,6 +30,7 @@ struct State {
     attachments: BTreeMap<Uuid, Attachment>,
     failures: BTreeMap<String, u32>,
     made: u32,
+    reserved: u128,
 }
 
 /// A volume of the fake.
@@ -69,7 +70,8 @@ impl FakeVolumes {
     /// A right to a volume, as nova-api asks for one before it sends an attach.
     pub fn attachment(&self, volume: &str, instance: Uuid) -> Uuid {
         let mut state = self.lock();
-        let id = Uuid::from_u128(0xa77a_c000 + state.attachments.len() as u128);
+        let id = Uuid::from_u128(0xa77a_c000 + state.reserved);
+        state.reserved += 1;
         let volume = volume.to_owned();
         state.attachments.insert(id, Attachment { volume, instance, open: false, complete: false });
         id
@@ -145,6 +147,7 @@ impl Volumes for FakeVolumes {
             is_multiattach: volume.is_multiattach,
             is_encrypted: volume.passphrase.is_some(),
             volume_type: volume.made_of.volume_type.clone(),
+            migration_status: None,
             servers: of_it.map(|a| a.instance.to_string()).collect(),
         })
     }

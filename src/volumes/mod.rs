@@ -47,6 +47,8 @@ pub struct Volume {
     pub is_multiattach: bool,
     pub is_encrypted: bool,
     pub volume_type: Option<String>,
+    /// `migrating` while its service moves it.
+    pub migration_status: Option<String>,
     /// The instances that have it.
     pub servers: Vec<String>,
 }
@@ -174,6 +176,9 @@ pub enum VolumeError {
     Unsupported(String),
     #[error("{0} is not supported")]
     NotSupported(&'static str),
+    /// nova: ExtendVolumeNotSupported
+    #[error("volume size extension is not supported by the hypervisor")]
+    NotExtendable,
     /// What the service says of the way to a volume makes no sense.
     #[error("the connection can't be used: {message}")]
     Connection { message: String },
@@ -203,6 +208,7 @@ impl VolumeError {
             | Self::NotCreated { .. }
             | Self::Unsupported(_)
             | Self::NotSupported(_)
+            | Self::NotExtendable
             | Self::Connection { .. }
             | Self::NotReleased { .. }
             | Self::NoKey { .. } => Class::Refused,

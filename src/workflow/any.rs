@@ -29,6 +29,7 @@ use super::snapshot::Snapshot;
 use super::soft_delete::SoftDelete;
 use super::spawn::Spawn;
 use super::suspend::Suspend;
+use super::swap_volume::SwapVolume;
 use super::terminate::Terminate;
 use super::unpause::Unpause;
 use super::unquiesce::Unquiesce;
@@ -220,5 +221,6 @@ workflows!(
     ReserveDevice,
     AttachInterface,
     DetachInterface,
-    FixedIp
+    FixedIp,
+    SwapVolume
 );

@@ -283,7 +283,6 @@ pub(super) fn diskless(
 ) -> Result<GuestInput, StepError> {
     let uuid = instance.uuid()?;
     let flavor = flavor(instance)?;
-    let properties = properties(image);
     // The metadata tell what the instance's record has of the image, where its disk is at least as
     // large as the flavor's. nova: objects/instance.py, `get_instance_driver_metadata`
     let recorded = ImageMeta::from_instance(instance)?;
@@ -300,7 +299,8 @@ pub(super) fn diskless(
             disk_format: recorded.disk_format.get().cloned(),
             min_disk_gib: count(recorded.min_disk.get()),
             min_ram_mib: count(recorded.min_ram.get()),
-            properties,
+            properties: properties(image),
+            recorded: Some(properties(&recorded)),
         },
         os_type: instance.os_type.value().cloned(),
         user: owner(instance, instance.user_id.value(), "owner_user_name"),

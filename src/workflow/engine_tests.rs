@@ -32,8 +32,8 @@ use super::reserve_device::ReserveDevice;
 use super::resume::Resume;
 use super::set_password::SetPassword;
 use super::shelf_tests::{
-    offload, offloaded, offloading, rebuild, rescue, rescue_in_place, shelve, soft_delete,
-    unrescue, unshelve,
+    offload, offloaded, offloaded_with_a_volume, offloading, rebuild, rescue, rescue_in_place,
+    shelve, soft_delete, unrescue, unshelve,
 };
 use super::shelve::Shelve;
 use super::shelve_offload::ShelveOffload;
@@ -42,6 +42,7 @@ use super::snapshot_tests::{backup, snapshot};
 use super::soft_delete::SoftDelete;
 use super::spawn::Spawn;
 use super::suspend::Suspend;
+use super::swap_volume::SwapVolume;
 use super::terminate::Terminate;
 use super::unpause::Unpause;
 use super::unquiesce::Unquiesce;
@@ -49,7 +50,7 @@ use super::unrescue::Unrescue;
 use super::unshelve::Unshelve;
 use super::volume_tests::{
     attach, attached, attached_stopped, detach, reserve, reserved, reserved_stopped,
-    spawn_with_volumes, with_volumes_to_build,
+    spawn_with_volumes, swap, with_two_volumes, with_volumes_to_build,
 };
 use super::world::{HasSubject, MemoryJournal, UUID, World, spawn, subject};
 use super::{StepError, StepResult};
@@ -159,7 +160,8 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                         Snapshot::NAME
                         | SetPassword::NAME
                         | DetachVolume::NAME
-                        | DetachInterface::NAME => {
+                        | DetachInterface::NAME
+                        | SwapVolume::NAME => {
                             assert_eq!(*vm_state, before["record"][0], "{at}");
                         }
                         Reboot::NAME if by_domain == "active" => {
@@ -190,6 +192,16 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                     assert_eq!(devices + 1, before["devices"].as_array().unwrap().len(), "{at}");
                     assert_eq!(world.state().await["record"], before["record"], "{at}");
                     assert_eq!(world.faults().await, 1, "{at}");
+                    continue;
+                }
+                if W::NAME == SwapVolume::NAME {
+                    // The guest is where it was, and what was reserved for the attempt is given back.
+                    let after = world.state().await;
+                    for part in ["guest_volumes", "connected", "devices", "record", "copies"] {
+                        assert_eq!(after[part], before[part], "{at}: {part}");
+                    }
+                    let left = after["attachments"].as_array().unwrap().len();
+                    assert!(position == 0 || left == 1, "{at}: {left}");
                     continue;
                 }
                 let tells = ![Quiesce::NAME, Unquiesce::NAME].contains(&W::NAME);
@@ -340,7 +352,8 @@ has_subject!(
     ReserveDevice,
     AttachInterface,
     DetachInterface,
-    FixedIp
+    FixedIp,
+    SwapVolume
 );
 
 fn empty() -> std::pin::Pin<Box<dyn Future<Output = World>>> {
@@ -440,6 +453,10 @@ engine_test_cases! {
     shelve_and_offload: || Box::pin(offloading(running())), shelve;
     offload_: || after(shelve()), offload;
     unshelve_: || Box::pin(offloaded()), unshelve;
+    rebuild_with_a_volume: attached, || rebuild(false);
+    shelve_and_offload_with_a_volume: || Box::pin(offloading(attached())), shelve;
+    unshelve_with_a_volume: || Box::pin(offloaded_with_a_volume()), unshelve;
+    rescue_in_place_with_a_volume: attached, rescue_in_place;
     start_of_a_shelved_guest: || after(shelve()),
         || PowerOn::new(subject(TaskState::PoweringOn, "start_instance"));
     attach_interface: running, attach_nic;
@@ -453,6 +470,7 @@ engine_test_cases! {
     detach_volume: attached, detach;
     detach_volume_of_a_stopped_guest: attached_stopped, detach;
     reserve_device: running, reserve;
+    swap_volume: with_two_volumes, swap;
     spawn_of_volumes: with_volumes_to_build, spawn_with_volumes;
     terminate_with_a_volume: attached,
         || Terminate::new(subject(TaskState::Deleting, "terminate_instance"));

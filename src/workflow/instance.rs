@@ -30,6 +30,9 @@ pub struct Subject {
     /// The event of the instance's action: `compute_` and the method's name.
     pub event: String,
     before: Option<Before>,
+    /// Whether its event has been started.
+    #[serde(default)]
+    has_event: bool,
     /// Whether its fault is on record: an end that is told again doesn't repeat it.
     #[serde(default)]
     pub(super) has_fault: bool,
@@ -53,6 +56,7 @@ impl Subject {
             instance,
             event: Self::event_of(method),
             before: None,
+            has_event: false,
             has_fault: false,
             told: Vec::new(),
             volumes: None,
@@ -74,7 +78,11 @@ impl Subject {
             });
         }
         let uuid = self.uuid()?;
-        stage.on.records.event_started(stage.context, uuid, &self.event).await?;
+        // A workflow that does another one's steps has one event for all.
+        if !self.has_event {
+            stage.on.records.event_started(stage.context, uuid, &self.event).await?;
+            self.has_event = true;
+        }
         self.load_what_is_told(stage).await;
         Ok(())
     }

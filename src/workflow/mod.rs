@@ -46,6 +46,7 @@ pub mod disk_copy;
 pub mod domain;
 pub mod engine;
 pub mod exception;
+pub mod extend_volume;
 pub mod external_events;
 pub mod fixed_ip;
 pub mod info_cache;
@@ -83,6 +84,7 @@ pub mod spawn;
 mod spawn_failure;
 pub mod sqlite;
 pub mod suspend;
+pub mod swap_volume;
 pub mod terminate;
 pub mod unpause;
 pub mod unquiesce;
@@ -107,7 +109,7 @@ pub(crate) mod shelf_tests;
 #[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]
-mod volume_tests;
+pub(crate) mod volume_tests;
 #[cfg(test)]
 pub(crate) mod world;
 

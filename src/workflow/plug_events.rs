@@ -19,10 +19,11 @@ use crate::model::state::PowerState;
 use crate::network::{NetworkError, Vif};
 use crate::telemetry::Chain;
 
-/// When a port's state is asked for, because no event has come: it may have been lost, or have come
-/// before a crash.
-const FIRST_LOOK: Duration = Duration::from_secs(3);
-const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// When a port's state is asked for, because no event has come. Neutron gathers its events for two
+/// seconds (`[DEFAULT] send_events_interval`), and most ports are up long before; or the event was
+/// lost, or came before a crash. Each pause is half as long again as the one before.
+const FIRST_LOOK: Duration = Duration::from_millis(300);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// `vif_plugging_timeout`, `vif_plugging_is_fatal`, and what is awaited when.
 #[derive(Debug, Clone)]
@@ -122,7 +123,8 @@ async fn all_plugged(
     let PlugSettings { timeout, is_fatal, .. } = on.settings.plugging;
     let (started, deadline) = (Instant::now(), Instant::now() + timeout);
     let mut left: BTreeSet<Uuid> = awaited.ports.iter().copied().collect();
-    let mut look = started + FIRST_LOOK;
+    let mut pause = FIRST_LOOK;
+    let mut look = started + pause;
     while let Some(port) = left.first().copied() {
         let key = EventKey::vif_plugged(port);
         let until = if awaited.was_down { look.min(deadline) } else { deadline };
@@ -148,7 +150,8 @@ async fn all_plugged(
         if Instant::now() >= deadline {
             break;
         }
-        look = Instant::now() + LOOK_AGAIN;
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+        look = Instant::now() + pause;
     }
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     match left.first() {

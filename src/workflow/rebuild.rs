@@ -21,7 +21,8 @@ use super::reschedule::BuildArguments;
 use super::spawn::{self, Build, Spawn};
 use super::{StepError, StepResult};
 use crate::hypervisor::guest::DiskRole;
-use crate::model::object::{BlockDeviceMapping, ObjectError};
+use crate::model::class::Class;
+use crate::model::object::{BlockDeviceMapping, Instance, Migration, ObjectError};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Wanted;
@@ -44,6 +45,8 @@ pub struct Asked {
     pub preserve_ephemeral: bool,
     /// The instance comes from a host that is gone.
     pub is_evacuation: bool,
+    /// Of an evacuation.
+    pub migration: Option<Migration>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -135,12 +138,14 @@ impl Rebuild {
         if let Some(metadata) = &self.asked.original_metadata {
             before.system_metadata.load(Some(metadata.clone()));
         }
-        self.subject.tell_exists(&before, stage);
-        let details = Details {
-            image_name: Some(image.meta.name.text().unwrap_or_default()),
-            ..Details::default()
-        };
-        self.subject.tell_of(Action::Rebuild, Phase::Start, details, stage);
+        self.subject.tell_exists(Some(&before), stage);
+        self.tell(Phase::Start, image, stage);
+    }
+
+    fn tell(&mut self, phase: Phase, image: &Image, stage: &Stage<'_>) {
+        let image_name = Some(image.meta.name.text().unwrap_or_default());
+        let details = Details { image_name, ..Details::default() };
+        self.subject.tell_of(Action::Rebuild, phase, details, stage);
     }
 
     /// The disks that stay.
@@ -161,13 +166,13 @@ impl Rebuild {
     }
 }
 
-/// The task states of a rebuild, in any order: a resumed one may be ahead of its record.
+/// The task states of a rebuild.
+const TASKS: [TaskState; 3] =
+    [TaskState::Rebuilding, TaskState::RebuildBlockDeviceMapping, TaskState::RebuildSpawning];
+
+/// In any order: a resumed one may be ahead of its record.
 fn rebuilding() -> Expected {
-    expecting(&[
-        TaskState::Rebuilding,
-        TaskState::RebuildBlockDeviceMapping,
-        TaskState::RebuildSpawning,
-    ])
+    expecting(&TASKS)
 }
 
 impl Workflow for Rebuild {
@@ -188,6 +193,7 @@ impl Workflow for Rebuild {
         Step::Build(spawn::Step::CreateBlankDisks),
         Step::Build(spawn::Step::CreateBootFiles),
         Step::Build(spawn::Step::CreateConfigDrive),
+        Step::Build(spawn::Step::ConnectVolumes),
         Step::Build(spawn::Step::PlugVifs),
         Step::Build(spawn::Step::DefineDomain),
         Step::Build(spawn::Step::StartDomain),
@@ -226,6 +232,9 @@ impl Workflow for Rebuild {
             }
             Step::CheckDisks => {
                 let devices = self.spawn()?.build.block_devices.clone();
+                if block_devices::boots_from_volume(&devices) {
+                    return Err(StepError::NotSupported("a new image on a volume"));
+                }
                 block_devices::check(&self.subject.instance, &devices)
             }
             // The names that its disks have stay theirs.
@@ -260,22 +269,33 @@ impl Workflow for Rebuild {
             }
             Step::Activate => {
                 let defaults = self.spawn()?.defaults.clone();
-                let was_stopped = self.was_stopped();
-                let instance = &mut self.subject.instance;
-                keep_defaults(instance, &defaults);
-                instance.launched_at.set(now());
-                instance.vm_state.set(Some(VmState::Active));
-                instance.task_state.set(was_stopped.then_some(TaskState::PoweringOff));
-                instance.power_state.set(Some(PowerState::Running.number()));
-                let mut expected = rebuilding();
-                if let Expected::OneOf(states) = &mut expected {
-                    // An earlier attempt.
-                    states.push(Some(TaskState::PoweringOff));
+                let recorded = on.records.instance(stage.context, uuid).await?;
+                let is_own = |task: Option<&TaskState>| task.is_some_and(|own| TASKS.contains(own));
+                if let Some(recorded) = recorded.filter(|one| !is_own(one.task_state.value())) {
+                    // An earlier attempt recorded it, and the guest may be in use since.
+                    self.subject.instance = recorded;
+                    return Ok(());
                 }
-                Ok(on.records.save(stage.context, instance, expected).await?)
+                keep_defaults(&mut self.subject.instance, &defaults);
+                self.enter(TaskState::RebuildSpawning, stage).await?;
+                self.subject.instance.launched_at.set(now());
+                self.subject.record(VmState::Active, PowerState::Running, rebuilding(), stage).await
             }
             Step::StopAgain if !self.was_stopped() => Ok(()),
             Step::StopAgain => {
+                let recorded = on.records.instance(stage.context, uuid).await?;
+                let is_off = |one: &Instance| one.vm_state.value() == Some(&VmState::Stopped);
+                if let Some(recorded) = recorded.filter(is_off) {
+                    // An earlier attempt recorded it, and its user may have started it since.
+                    self.subject.instance = recorded;
+                    return Ok(());
+                }
+                let instance = &mut self.subject.instance;
+                instance.vm_state.set(Some(VmState::Active));
+                instance.task_state.set(Some(TaskState::PoweringOff));
+                instance.progress.set(Some(0));
+                let expected = expecting(&[TaskState::PoweringOff]);
+                on.records.save(stage.context, instance, expected).await?;
                 on.records.event_started(stage.context, uuid, STOP).await?;
                 self.subject.tell(Action::PowerOff, Phase::Start, stage);
                 cut_power(on, uuid).await?;
@@ -289,8 +309,19 @@ impl Workflow for Rebuild {
             Step::Tell => {
                 on.claims.note(stage.context, &self.subject.instance).await;
                 on.scheduling.placed(stage.context, &self.subject.instance).await;
-                self.subject.tell(Action::Rebuild, Phase::End, stage);
-                Ok(())
+                if let Some(image) = self.image.clone() {
+                    self.tell(Phase::End, &image, stage);
+                }
+                // nova ends a rebuild as it ends an evacuation. nova: compute/resource_tracker.py,
+                // `finish_evacuation`
+                let instance = &mut self.subject.instance;
+                // The node stays: nova-conductor takes no new one without its `compute_id`.
+                instance.host.set(Some(on.settings.host.clone()));
+                match on.records.save(stage.context, instance, Expected::Any).await {
+                    // A delete has come after it.
+                    Err(error) if error.class() == Class::Absent => Ok(()),
+                    saved => Ok(saved?),
+                }
             }
         }
     }
@@ -308,6 +339,10 @@ impl Workflow for Rebuild {
             ending => return self.subject.settle(ending, stage).await,
         };
         self.tell_failed(failure, stage);
+        if self.asked.is_evacuation {
+            let (instance, migration) = (&self.subject.instance, self.asked.migration.as_ref());
+            stage.on.claims.refuse_evacuation(stage.context, instance, migration).await?;
+        }
         let ending = match (ending, failure.step.as_str()) {
             (ending, "Begin") => ending,
             _ => Ending::Stuck(failure),

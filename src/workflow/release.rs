@@ -1,8 +1,9 @@
-//! A running guest lets go of a volume or an interface: it is asked, libvirt's event tells what it did, and it is asked
-//! again. nova: virt/libvirt/driver.py, `_detach_from_live_with_retry`
+//! A running guest lets go of a volume or an interface: it is asked, libvirt's event tells what it did, and it
+//! is asked again. nova: virt/libvirt/driver.py, `_detach_from_live_with_retry`
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
@@ -82,13 +83,21 @@ impl Device<'_> {
 /// # Errors
 /// `NotReleased` when the guest refuses, or keeps the device in spite of `[libvirt]
 /// device_detach_attempts`; [`StepError::Cancelled`]; the hypervisor's.
-pub async fn release(
+pub fn release<'a>(
+    on: &'a Backends,
+    uuid: Uuid,
+    device: impl Into<Device<'a>>,
+    cancel: &'a CancellationToken,
+) -> BoxFuture<'a, StepResult> {
+    Box::pin(ask_until_released(on, uuid, device.into(), cancel))
+}
+
+async fn ask_until_released(
     on: &Backends,
     uuid: Uuid,
-    device: impl Into<Device<'_>>,
+    device: Device<'_>,
     cancel: &CancellationToken,
 ) -> StepResult {
-    let device = device.into();
     let (attempts, within) = on.settings.volumes.detach;
     // Subscribed before it is asked, so that no event falls in between.
     let mut events = on.hypervisor.device_events();

@@ -75,9 +75,10 @@ impl Subject {
 
     /// Notifies that the instance exists as it is, for whoever counts its use: before something
     /// changes what is counted. nova: compute/utils.py, `notify_usage_exists` with `current_period`
-    pub fn tell_exists(&self, instance: &Instance, stage: &Stage<'_>) {
-        let period = stage.on.settings.audit_period.current(Timestamp::now());
-        stage.on.notifier.notify(stage.context, &Event::Exists { instance, period });
+    pub fn tell_exists(&self, before: Option<&Instance>, stage: &Stage<'_>) {
+        let (instance, now) = (&self.instance, Timestamp::now());
+        let period = stage.on.settings.audit_period.current(now);
+        stage.on.notifier.notify(stage.context, &Event::Exists { instance, before, period });
     }
 
     pub fn has_told(&self, action: Action, phase: Phase) -> bool {

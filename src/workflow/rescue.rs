@@ -18,7 +18,8 @@ use super::was_on::WasOn;
 use super::{StepError, StepResult, config_drive, domain, info_cache};
 use crate::hypervisor::guest::GuestKernel;
 use crate::images::{Disk, ImageRequest};
-use crate::model::object::ObjectError;
+use crate::model::class::Class;
+use crate::model::object::{ImageMeta, ObjectError};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Refresh;
@@ -39,6 +40,9 @@ pub struct Rescue {
     pub subject: Subject,
     asked: Asked,
     image: Option<Image>,
+    /// The instance's own image, where its devices stay what they are.
+    #[serde(default)]
+    own_image: Option<ImageMeta>,
     kernel: Option<ImageRequest>,
     ramdisk: Option<ImageRequest>,
     before: Option<WasOn>,
@@ -71,6 +75,7 @@ impl Rescue {
             subject,
             asked,
             image: None,
+            own_image: None,
             kernel: None,
             ramdisk: None,
             before: None,
@@ -110,6 +115,22 @@ impl Rescue {
             return Err(StepError::NotRescuable { uuid, reason });
         };
         NamedImage::Id { id: id.to_owned(), any_file: false }.find(instance, stage).await
+    }
+
+    /// The image whose properties say what devices a rescue in place keeps; one that is gone is as the
+    /// instance's record has it. nova: virt/libvirt/driver.py, `rescue`
+    async fn find_own_image(&self, stage: &Stage<'_>) -> Result<Option<ImageMeta>, StepError> {
+        let instance = &self.subject.instance;
+        let (true, Some(id)) =
+            (rescue_domain::is_stable(&self.image()?.meta), instance.image_ref())
+        else {
+            return Ok(None);
+        };
+        let named = NamedImage::Id { id: id.to_owned(), any_file: false };
+        match named.find(instance, stage).await {
+            Err(error) if error.class() == Class::Absent => Ok(None),
+            found => Ok(Some(found?.meta)),
+        }
     }
 
     /// The kernel and the ramdisk: the configured ones, or the instance's own.
@@ -180,6 +201,7 @@ impl Workflow for Rescue {
                 if self.image.is_none() {
                     self.image = Some(self.find_image(stage).await?);
                     (self.kernel, self.ramdisk) = self.boot_images(stage);
+                    self.own_image = self.find_own_image(stage).await?;
                 }
                 self.tell(Phase::Start, stage);
                 Ok(())
@@ -225,10 +247,11 @@ impl Workflow for Rescue {
                 Ok(())
             }
             Step::CreateConfigDrive => {
-                let (instance, image) = (&self.subject.instance, &self.image()?.meta);
-                let is_stable = rescue_domain::is_stable(image);
+                let instance = &self.subject.instance;
+                let is_stable = rescue_domain::is_stable(&self.image()?.meta);
+                let own = ImageMeta::from_instance(instance)?;
                 // Where everything stays as it was, the guest's own drive is there.
-                if is_stable || !config_drive::is_wanted(instance, image, &on.settings) {
+                if is_stable || !config_drive::is_wanted(instance, &own, &on.settings) {
                     return Ok(());
                 }
                 let devices = on.records.block_devices(stage.context, uuid).await?.into_items();
@@ -274,7 +297,7 @@ impl Workflow for Rescue {
             }
             Step::Record => {
                 if !self.subject.has_told(Action::Rescue, Phase::End) {
-                    self.subject.tell_exists(&self.subject.instance, stage);
+                    self.subject.tell_exists(None, stage);
                 }
                 self.subject.instance.launched_at.set(now());
                 let expected = expecting(&[TaskState::Rescuing]);
@@ -328,6 +351,7 @@ impl Rescue {
     fn parts(&self) -> Result<RescueParts<'_>, StepError> {
         Ok(RescueParts {
             image: &self.image()?.meta,
+            own_image: self.own_image.as_ref(),
             disk: self.disk.as_ref().ok_or_else(|| missing("disk"))?,
             kernel: self.boot.as_ref(),
             drive: self.drive.as_ref(),

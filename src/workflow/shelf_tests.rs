@@ -72,6 +72,7 @@ pub fn rebuild(preserve_ephemeral: bool) -> Rebuild {
         block_devices: None,
         preserve_ephemeral,
         is_evacuation: false,
+        migration: None,
     };
     Rebuild::new(subject(TaskState::Rebuilding, "rebuild_instance"), asked)
 }
@@ -113,6 +114,16 @@ pub async fn offloading(prepared: impl Future<Output = World>) -> World {
 pub async fn offloaded() -> World {
     let world = offloading(World::with_guest()).await;
     done(&world, shelve()).await;
+    world
+}
+
+/// The same, of one with a volume.
+pub async fn offloaded_with_a_volume() -> World {
+    let world = offloading(super::volume_tests::attached()).await;
+    done(&world, shelve()).await;
+    let attachments = world.volumes.attachments();
+    assert_eq!(attachments, [("vol-1".to_owned(), UUID, false, false)], "reserved, and on no host");
+    assert!(world.connectors.connected().is_empty());
     world
 }
 
@@ -294,6 +305,7 @@ async fn an_evacuation_is_refused_and_touches_nothing() {
     workflow.set_evacuation();
     ended(&world, workflow).await;
     assert_eq!(fault(&world).await, "Instance evacuate is not supported.");
+    assert_eq!(world.node.refused_evacuations(), [UUID]);
     assert_eq!(world.state().await, before);
 }
 

@@ -70,7 +70,9 @@ impl Workflow for Shelve {
         Step::Offload(offload::Step::UnbindPorts),
         Step::Offload(offload::Step::UndefineDomain),
         Step::Offload(offload::Step::UnplugVifs),
+        Step::Offload(offload::Step::DisconnectVolumes),
         Step::Offload(offload::Step::RemoveDirectory),
+        Step::Offload(offload::Step::ReserveVolumes),
         Step::Offload(offload::Step::Record),
         Step::Offload(offload::Step::LeaveHost),
     ];
@@ -90,7 +92,7 @@ impl Workflow for Shelve {
                     self.subject.load_disks(stage).await?;
                 }
                 if !self.subject.has_told(Action::Shelve, Phase::Start) {
-                    self.subject.tell_exists(&self.subject.instance, stage);
+                    self.subject.tell_exists(None, stage);
                 }
                 self.subject.tell(Action::Shelve, Phase::Start, stage);
                 Ok(())

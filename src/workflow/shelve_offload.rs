@@ -8,7 +8,10 @@ use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, cut_power, expecting, note_cleaned, shut_down, shutdown_timeout};
 use super::interfaces::unplug_vifs;
 use super::part::Part;
-use super::{StepError, StepResult, info_cache, shelved};
+use super::{
+    StepError, StepResult, block_devices, build_volumes, info_cache, shelved, volume_connections,
+};
+use crate::model::object::BlockDeviceMapping;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Refresh;
 use crate::notify::{Action, Phase};
@@ -21,6 +24,9 @@ pub struct ShelveOffload {
     clean: bool,
     /// Whether the record counts that its files are gone.
     cleaned: bool,
+    /// Its disks, as they were on record when it began.
+    #[serde(default)]
+    devices: Vec<BlockDeviceMapping>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +37,16 @@ pub enum Step {
     UnbindPorts,
     UndefineDomain,
     UnplugVifs,
+    DisconnectVolumes,
     RemoveDirectory,
+    ReserveVolumes,
     Record,
     LeaveHost,
 }
 
 impl ShelveOffload {
     pub fn new(subject: Subject, clean: bool) -> Self {
-        Self { subject, clean, cleaned: false }
+        Self { subject, clean, cleaned: false, devices: Vec::new() }
     }
 }
 
@@ -52,7 +60,9 @@ impl Workflow for ShelveOffload {
         Step::UnbindPorts,
         Step::UndefineDomain,
         Step::UnplugVifs,
+        Step::DisconnectVolumes,
         Step::RemoveDirectory,
+        Step::ReserveVolumes,
         Step::Record,
         Step::LeaveHost,
     ];
@@ -63,8 +73,11 @@ impl Workflow for ShelveOffload {
         match step {
             Step::Begin => {
                 self.subject.begin(stage).await?;
-                // Its disk is about to go.
-                if shelved::image(&self.subject.instance).is_none() {
+                let devices = on.records.block_devices(stage.context, uuid).await?;
+                self.devices = devices.into_items();
+                // Its disk is about to go, unless that is a volume.
+                let is_kept = shelved::image(&self.subject.instance).is_some();
+                if !is_kept && !block_devices::boots_from_volume(&self.devices) {
                     return Err(StepError::NothingShelved(uuid));
                 }
                 self.subject.load_disks(stage).await?;
@@ -90,6 +103,10 @@ impl Workflow for ShelveOffload {
                 Ok(())
             }
             Step::UnplugVifs => unplug_vifs(&self.subject.instance, on).await,
+            Step::DisconnectVolumes => {
+                volume_connections::disconnect_all(on, uuid, &self.devices).await
+            }
+            Step::ReserveVolumes => build_volumes::reserve(stage, uuid, &mut self.devices).await,
             Step::RemoveDirectory => {
                 on.images.remove_directory(uuid).await?;
                 let instance = &mut self.subject.instance;

@@ -309,6 +309,9 @@ impl Workflow for Snapshot {
                     self.image_name = on.sink.reserve(stage.context, &self.image).await?;
                     self.reserved = true;
                 }
+                // nova tries whether the storage can make the image by itself, and comes back.
+                self.enter(TaskState::ImagePendingUpload, stage).await?;
+                self.enter(TaskState::ImageUploading, stage).await?;
                 self.enter(TaskState::ImagePendingUpload, stage).await
             }
             Step::CreateDirectory => {

@@ -22,7 +22,7 @@ use super::{StepError, StepResult};
 use crate::hypervisor::spec::DomainSpec;
 use crate::images::cache::check_fits;
 use crate::images::{CachedImage, Disk, ImageRequest};
-use crate::model::object::{BlockDeviceMapping, ImageMeta, SchedulerLimits};
+use crate::model::object::{BlockDeviceMapping, ImageMeta, Instance, SchedulerLimits};
 use crate::model::secret::Secret;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::{Vif, Wanted};
@@ -56,7 +56,7 @@ pub struct Spawn {
     pub(super) build: Build,
     pub(super) vifs: Vec<Vif>,
     base: Option<CachedImage>,
-    disks: GuestDisks,
+    pub(super) disks: GuestDisks,
     /// What the image left open, and the domain was defined with.
     #[serde(default)]
     pub(super) defaults: ImageDefaults,
@@ -154,12 +154,6 @@ impl Spawn {
         &self.build.wanted
     }
 
-    fn root_gib(&self) -> u64 {
-        let flavor = self.subject.instance.flavor.get();
-        let gib = flavor.and_then(|flavor| flavor.root_gb.get()).copied().unwrap_or(0);
-        u64::try_from(gib).unwrap_or(0)
-    }
-
     /// What isn't built is refused before anything is made, and never left out.
     fn check_supported(&self) -> StepResult {
         block_devices::check(&self.subject.instance, &self.build.block_devices)?;
@@ -177,10 +171,17 @@ impl Spawn {
         self.build.image.as_ref().ok_or(StepError::NotSupported("a guest without an image"))
     }
 
-    fn base(&self) -> Result<&CachedImage, StepError> {
+    pub(super) fn base(&self) -> Result<&CachedImage, StepError> {
         let missing = crate::model::object::ObjectError::Missing { class: "Spawn", field: "base" };
         self.base.as_ref().ok_or(StepError::Object(missing))
     }
+}
+
+/// The flavor's root disk in GiB; 0: as large as its image.
+pub(super) fn root_gib(instance: &Instance) -> u64 {
+    let flavor = instance.flavor.get();
+    let gib = flavor.and_then(|flavor| flavor.root_gb.get()).copied().unwrap_or(0);
+    u64::try_from(gib).unwrap_or(0)
 }
 
 impl Part for Spawn {
@@ -293,7 +294,7 @@ impl Workflow for Spawn {
             Step::FetchImage => {
                 let fetch = on.images.cache(stage.context, self.image()?, &report);
                 let base = stage.unless_given_up(fetch).await?;
-                check_fits(&base, self.root_gib())?;
+                check_fits(&base, root_gib(&self.subject.instance))?;
                 self.base = Some(base);
                 for image in self.build.kernel.iter().chain(&self.build.ramdisk) {
                     stage.unless_given_up(on.images.cache(stage.context, image, &report)).await?;
@@ -305,7 +306,7 @@ impl Workflow for Spawn {
                 Ok(())
             }
             Step::CreateDisk => {
-                let size_gib = self.root_gib();
+                let size_gib = root_gib(&self.subject.instance);
                 self.disks.root = Some(on.images.create_root(uuid, self.base()?, size_gib).await?);
                 Ok(())
             }

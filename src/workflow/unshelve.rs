@@ -10,9 +10,11 @@ use super::instance::{Subject, expecting, now, unless_deleting};
 use super::interfaces::place_vifs;
 use super::named_image::by_id;
 use super::part::{self, nobody};
-use super::spawn::{self, Build, Spawn};
-use super::{StepError, StepResult, info_cache, shelved};
+use super::spawn::{self, Build, Spawn, root_gib};
+use super::{StepError, StepResult, block_devices, build_volumes, info_cache, shelved};
+use crate::images::CachedImage;
 use crate::model::class::Class;
+use crate::model::object::Instance;
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Refresh;
 use crate::notify::{Action, Phase};
@@ -32,7 +34,7 @@ pub enum Step {
     Claim,
     BindNetwork,
     Build(spawn::Step),
-    RebaseDisk,
+    CreateDisk,
     Activate,
     DiscardImage,
 }
@@ -47,32 +49,23 @@ impl Unshelve {
         expecting(&[TaskState::Unshelving, TaskState::Spawning])
     }
 
-    /// Has the root disk stand on the image that the instance was built from, as it did before: the
-    /// shelved one goes.
+    /// The image that the instance was built from, which its root disk stands on again: the shelved one
+    /// goes. `None`: it is gone itself.
     /// nova: virt/libvirt/driver.py, `_rebase_original_qcow2_image`
-    async fn rebase(&self, stage: &Stage<'_>) -> StepResult {
-        let (on, instance) = (stage.on, &self.subject.instance);
+    async fn original(&self, stage: &Stage<'_>) -> Result<Option<CachedImage>, StepError> {
+        let instance = &self.subject.instance;
         let id = instance.system_metadata("image_base_image_ref").filter(|id| !id.is_empty());
-        let report = |done, total| stage.running.progress(done, total);
-        let base = match id {
-            None => None,
-            Some(id) => {
-                let image = by_id(id, false);
-                let fetch = on.images.cache(stage.context, &image, &report);
-                match stage.unless_given_up(fetch).await {
-                    Ok(base) => Some(base),
-                    Err(StepError::Image(error)) if error.class() == Class::Refused => {
-                        info!(
-                            image = id,
-                            "the original image is gone: the disk becomes whole by itself"
-                        );
-                        None
-                    }
-                    Err(error) => return Err(error),
-                }
+        let Some(id) = id else { return Ok(None) };
+        let (image, report) = (by_id(id, false), |done, total| stage.running.progress(done, total));
+        let fetch = stage.on.images.cache(stage.context, &image, &report);
+        match stage.unless_given_up(fetch).await {
+            Ok(base) => Ok(Some(base)),
+            Err(StepError::Image(error)) if error.class() == Class::Refused => {
+                info!(image = id, "the original image is gone: the disk is whole by itself");
+                Ok(None)
             }
-        };
-        Ok(on.images.rebase_root(instance.uuid()?, base.as_ref()).await?)
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -84,13 +77,14 @@ impl Workflow for Unshelve {
         Step::Build(spawn::Step::CheckAbsent),
         Step::Claim,
         Step::BindNetwork,
+        Step::Build(spawn::Step::PrepareVolumes),
         Step::Build(spawn::Step::FetchImage),
         Step::Build(spawn::Step::CreateDirectory),
-        Step::Build(spawn::Step::CreateDisk),
-        Step::RebaseDisk,
+        Step::CreateDisk,
         Step::Build(spawn::Step::CreateBlankDisks),
         Step::Build(spawn::Step::CreateBootFiles),
         Step::Build(spawn::Step::CreateConfigDrive),
+        Step::Build(spawn::Step::ConnectVolumes),
         Step::Build(spawn::Step::PlugVifs),
         Step::Build(spawn::Step::DefineDomain),
         Step::Build(spawn::Step::StartDomain),
@@ -98,7 +92,7 @@ impl Workflow for Unshelve {
         Step::DiscardImage,
     ];
     /// The guest runs and may be in use.
-    const COMMITTED_FROM: usize = 14;
+    const COMMITTED_FROM: usize = 15;
 
     async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
@@ -135,8 +129,29 @@ impl Workflow for Unshelve {
             Step::Build(step) => {
                 part::apply(&mut self.subject, self.spawn.as_mut(), step, stage).await
             }
-            Step::RebaseDisk => self.rebase(stage).await,
+            // The root disk is a volume.
+            Step::CreateDisk
+                if block_devices::boots_from_volume(&self.spawn.build.block_devices) =>
+            {
+                Ok(())
+            }
+            Step::CreateDisk => {
+                let original = self.original(stage).await?;
+                let (image, gib) = (self.spawn.base()?, root_gib(&self.subject.instance));
+                let disk = on.images.create_root_on(uuid, image, original.as_ref(), gib).await?;
+                self.spawn.disks.root = Some(disk);
+                Ok(())
+            }
             Step::Activate => {
+                let recorded = on.records.instance(stage.context, uuid).await?;
+                let is_on = |one: &Instance| {
+                    one.vm_state.value().is_some_and(|state| *state != VmState::ShelvedOffloaded)
+                };
+                if let Some(recorded) = recorded.filter(is_on) {
+                    // An earlier attempt recorded it, and the guest may be in use since.
+                    self.subject.instance = recorded;
+                    return Ok(());
+                }
                 let expected = self.expected();
                 let instance = &mut self.subject.instance;
                 keep_defaults(instance, &self.spawn.defaults);
@@ -159,7 +174,8 @@ impl Workflow for Unshelve {
     async fn undo(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let on = stage.on;
         match step {
-            Step::Begin | Step::RebaseDisk => Ok(()),
+            // A disk lies in the directory, which goes next.
+            Step::Begin | Step::CreateDisk => Ok(()),
             Step::Claim => {
                 let instance = &mut self.subject.instance;
                 on.claims.abort(stage.context, instance).await?;
@@ -171,6 +187,11 @@ impl Workflow for Unshelve {
             }
             Step::BindNetwork => {
                 Ok(on.network.unbind(stage.context, &self.subject.instance).await?)
+            }
+            // They stay the instance's, which is on no host.
+            Step::Build(spawn::Step::PrepareVolumes) => {
+                let uuid = self.subject.uuid()?;
+                build_volumes::reserve(stage, uuid, &mut self.spawn.build.block_devices).await
             }
             // It only fills the cache.
             Step::Build(spawn::Step::FetchImage) => Ok(()),

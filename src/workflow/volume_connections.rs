@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use futures_util::future::BoxFuture;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -39,14 +40,26 @@ pub fn volume_disk_of(device: &BlockDeviceMapping) -> Result<VolumeDisk, VolumeE
     let name = device.device_name.text().unwrap_or_default();
     let target = name.strip_prefix("/dev/").unwrap_or(name).to_owned();
     let missing = || VolumeError::Invalid("the disk has no volume".to_owned());
-    Ok(VolumeDisk { volume_id: volume_id.ok_or_else(missing)?, target })
+    let path = connection_of(device)?
+        .and_then(|connection| connection.text("device_path").map(std::path::PathBuf::from));
+    Ok(VolumeDisk { volume_id: volume_id.ok_or_else(missing)?, target, path })
 }
 
 /// Connects a volume to this host for a guest, and says what its disk is. A repeat changes nothing.
 ///
 /// # Errors
 /// The connector's; `Invalid` for a file or a device that another guest of this host has.
-pub async fn connect(
+pub fn connect<'a>(
+    on: &'a Backends,
+    context: &'a RequestContext,
+    connection: &'a mut ConnectionInfo,
+    instance: Uuid,
+) -> BoxFuture<'a, Result<DiskSpec, StepError>> {
+    // On the heap: the steps that wait for it are many.
+    Box::pin(connect_here(on, context, connection, instance))
+}
+
+async fn connect_here(
     on: &Backends,
     context: &RequestContext,
     connection: &mut ConnectionInfo,
@@ -102,12 +115,24 @@ async fn real_path(path: &Path) -> std::path::PathBuf {
 /// Lets go of a volume that no guest of the instance has any more; absent is success.
 ///
 /// # Errors
-/// The connector's.
-pub async fn disconnect(on: &Backends, connection: &ConnectionInfo, instance: Uuid) -> StepResult {
+/// `Invalid` when the instance's domain has it still: it stays; the connector's.
+pub fn disconnect<'a>(
+    on: &'a Backends,
+    connection: &'a ConnectionInfo,
+    instance: Uuid,
+) -> BoxFuture<'a, StepResult> {
+    Box::pin(disconnect_here(on, connection, instance))
+}
+
+async fn disconnect_here(on: &Backends, connection: &ConnectionInfo, instance: Uuid) -> StepResult {
     let users = disk_users(on).await?;
+    let path = connection.text("device_path").map(Path::new);
+    if users.iter().any(|user| user.instance == instance && Some(&*user.path) == path) {
+        let message = "the guest has it still".to_owned();
+        return Err(VolumeError::Invalid(message).into());
+    }
     if let Some(id) = connection.volume_id().filter(|_| connection.flag("encrypted")) {
         // Another guest of this host may have the volume, too.
-        let path = connection.text("device_path").map(Path::new);
         let is_other = |user: &DiskUser| user.instance != instance && Some(&*user.path) == path;
         if !users.iter().any(is_other) {
             on.hypervisor.forget_volume_secret(id).await?;
@@ -142,7 +167,16 @@ async fn disk_users(on: &Backends) -> Result<Vec<DiskUser>, HypervisorError> {
 ///
 /// # Errors
 /// Those of [`connect`]: a guest isn't started without a disk that it had.
-pub async fn connect_all(
+pub fn connect_all<'a>(
+    on: &'a Backends,
+    context: &'a RequestContext,
+    instance: Uuid,
+    devices: &'a mut [BlockDeviceMapping],
+) -> BoxFuture<'a, Result<BTreeMap<usize, DiskSpec>, StepError>> {
+    Box::pin(connect_each(on, context, instance, devices))
+}
+
+async fn connect_each(
     on: &Backends,
     context: &RequestContext,
     instance: Uuid,

@@ -43,6 +43,10 @@ pub(super) fn volume_fault(error: &VolumeError) -> Fault {
         )
         .with("device", device.as_str())
         .with("reason", reason.as_str()),
+        VolumeError::NotExtendable => {
+            let message = "Volume size extension is not supported by the hypervisor.";
+            Fault::nova("ExtendVolumeNotSupported", message)
+        }
         VolumeError::NotSupported(_) => invalid_input(&message),
         VolumeError::Service { source: ApiError::Unreachable { .. }, .. }
         | VolumeError::Snapshot { source: ApiError::Unreachable { .. }, .. } => {

@@ -14,6 +14,7 @@ use super::journal::Phase;
 use super::power_off::PowerOff;
 use super::reserve_device::{Asked, ReserveDevice};
 use super::spawn::Spawn;
+use super::swap_volume::{Swap, SwapVolume};
 use super::terminate::Terminate;
 use super::world::{HasSubject, MemoryJournal, UUID, World, instance, spawn, subject};
 use super::{StepError, engine::Workflow};
@@ -60,6 +61,23 @@ pub fn reserve() -> ReserveDevice {
     let asked =
         Asked { volume_id: VOLUME.to_owned(), disk_bus: None, device_type: None, tag: None };
     ReserveDevice::new(without_task("reserve_block_device_name"), asked)
+}
+
+pub fn swap() -> SwapVolume {
+    let attachment = Some(Uuid::from_u128(0xa77a_c001));
+    let swap = Swap { old: VOLUME.to_owned(), new: "vol-2".to_owned(), attachment };
+    SwapVolume::new(without_task("swap_volume"), swap)
+}
+
+/// A guest has a volume, and a larger one is reserved to take its place.
+pub fn with_two_volumes() -> Prepared {
+    Box::pin(async {
+        let world = attached().await;
+        let volume = FakeVolume { status: "reserved".into(), size_gib: 2, ..FakeVolume::default() };
+        world.volumes.add("vol-2", volume);
+        world.volumes.attachment("vol-2", UUID);
+        world
+    })
 }
 
 async fn done<W: Workflow + HasSubject>(world: &World, workflow: W) {
@@ -325,6 +343,32 @@ async fn an_encrypted_volume_is_opened_by_a_secret_of_libvirt() {
     assert_eq!(volume_disks(&world)[0].luks_secret, secret);
     done(&world, detach()).await;
     assert!(world.hypervisor.kept_secret(VOLUME).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_goes_on_with_another_volume() {
+    let world = with_two_volumes().await;
+    world.hypervisor.set_copy_time(Duration::from_secs(30));
+    done(&world, swap()).await;
+    let disks = volume_disks(&world);
+    assert_eq!(disks.len(), 1);
+    assert_eq!(disks[0].source, DiskSource::File("/volumes/vol-2".into()));
+    assert_eq!(world.hypervisor.told_size(UUID, "vde"), Some(2 << 30));
+    let attachments = world.volumes.attachments();
+    assert_eq!(attachments, [("vol-2".to_owned(), UUID, true, true)]);
+    assert_eq!(world.connectors.connected(), [("vol-2".to_owned(), UUID)]);
+    assert_eq!(world.state().await["devices"][4], json!(["/dev/vde", "vol-2", true]));
+    done(&world, DetachVolume::new(without_task("detach_volume"), "vol-2".to_owned())).await;
+    assert!(volume_disks(&world).is_empty());
+
+    // A copy that fails leaves the guest where it was.
+    let world = with_two_volumes().await;
+    world.hypervisor.fail_copies();
+    let (error, phase) = failed(&world, swap()).await;
+    assert!(matches!(error, StepError::CopyFailed { .. }), "{error}");
+    assert_eq!(phase, Phase::Undone);
+    assert_eq!(world.connectors.connected(), [(VOLUME.to_owned(), UUID)]);
+    assert_eq!(world.volumes.attachments().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

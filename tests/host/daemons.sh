@@ -93,9 +93,12 @@ CONF
 # --- a private host
 
 host_start() {
-  local h=$D/host part
+  local h=$D/host display
   mkdir -p "$h"/{etc,lib,log,cache,run}
   _qemu_conf >"$h/etc/qemu.conf"
+  # The network is the real host's: another libvirt there, looking for a free port at the same time, finds the same one.
+  display=$((6000 + RANDOM % 250 * 100))
+  printf 'remote_display_port_min = %d\nremote_display_port_max = %d\n' $display $((display + 99)) >>"$h/etc/qemu.conf"
   _libvirtd_conf >"$h/etc/libvirtd.conf"
   printf '127.0.0.1 localhost %s\n::1 localhost\n' "${HOST_NAME:-hypernova-test}" >"$h/hosts"
   echo "host_uuid = \"$(cat /proc/sys/kernel/random/uuid)\"" >>"$h/etc/libvirtd.conf"

@@ -44,8 +44,9 @@ def shell(world, guest, command, timeout=60):
             except TimeoutError:
                 pass
     assert found, f"no end of {command!r}: {seen[-800:]}"
-    text = seen[:found.start()].decode(errors="replace").partition(f"begun-{number}")[2]
-    lines = [line.strip() for line in text.splitlines() if line.strip() and "HYPERNOVA-GUEST" not in line]
+    # The guest's heartbeat may come in the middle of a line.
+    text = re.sub(r"HYPERNOVA-GUEST [^\n]*\n", "", seen[:found.start()].decode(errors="replace")).partition(f"begun-{number}")[2]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     assert found[1] == b"0", f"{command!r} ended with {found[1].decode()}: {lines}"
     return "\n".join(lines)
 

@@ -123,22 +123,27 @@ async fn a_rebuild_clears_all_but_what_is_to_be_kept() {
 }
 
 #[tokio::test]
-async fn a_disk_changes_its_base_and_keeps_its_content() {
+async fn an_unshelved_disk_stands_on_the_first_base_and_has_the_image_s_content() {
     let (host, base, root) = Host::new().await;
-    // As an unshelved disk: the image of a snapshot behind it, which differs from the first base.
     let mut changed = pattern(1 << 20);
     changed[300_000..300_100].fill(7);
     let shelved = host.cached("shelved", &changed).await;
-    std::fs::remove_file(&root.path).unwrap();
-    let root = host.images.create_root(ID, &shelved, 1).await.unwrap();
     let at = host.dir.path().join("content");
-    let before = content(&root.path, "qcow2", &at);
-    assert_eq!(before[..changed.len()], changed);
-    for to in [Some(&base), Some(&base), None, None] {
-        host.images.rebase_root(ID, to).await.unwrap();
-        let backing = &info(&root.path, "qcow2")["backing-filename"];
-        let expected = to.map(|base| base.path.to_str().unwrap());
-        assert_eq!(backing.as_str(), expected);
-        assert_eq!(content(&root.path, "qcow2", &at), before, "{to:?}");
+    for on in [Some(&base), None] {
+        std::fs::remove_file(&root.path).unwrap();
+        // What a make that was cut off has left.
+        std::fs::write(host.instance().join("disk.part"), "half").unwrap();
+        let made = host.images.create_root_on(ID, &shelved, on, 1).await.unwrap();
+        assert_eq!(made, root);
+        let told = info(&root.path, "qcow2");
+        assert_eq!(told["virtual-size"], 1u64 << 30);
+        let expected = on.map(|base| base.path.to_str().unwrap());
+        assert_eq!(told["backing-filename"].as_str(), expected);
+        let seen = content(&root.path, "qcow2", &at);
+        assert!(seen[..changed.len()] == changed && seen[changed.len()..].iter().all(|b| *b == 0));
+        let before = inode(&root.path);
+        host.images.create_root_on(ID, &shelved, on, 1).await.unwrap();
+        assert_eq!(inode(&root.path), before, "a repeat keeps it");
     }
+    assert!(!host.instance().join("disk.part").exists());
 }

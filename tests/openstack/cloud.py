@@ -89,7 +89,7 @@ class Cloud:
     def create(self, name="server", image="guest", flavor="tiny", networks=None, microversion=COMPUTE, **more):
         """Asks for a server and gives its id."""
         body = {"name": name, "flavorRef": flavor, "networks": networks or [{"uuid": self.network_id()}],
-                "imageRef": self.image_id(image), **{key: value for key, value in more.items() if value is not None}}
+                "imageRef": self.image_id(image) if image else "", **{key: value for key, value in more.items() if value is not None}}
         return self.compute.post("/servers", {"server": body}, microversion=microversion)["server"]["id"]
 
     def server(self, server):
@@ -181,7 +181,7 @@ def fill_network():
 
 def fill_flavors():
     compute = Cloud().compute
-    for name, memory, vcpus, disk in (("tiny", 128, 1, 1), ("small", 192, 1, 2), ("duo", 192, 2, 2)):
+    for name, memory, vcpus, disk in (("tiny", 128, 1, 1), ("small", 192, 1, 2), ("duo", 192, 2, 2), ("diskless", 128, 1, 0)):
         compute.post("/flavors", {"flavor": {"id": name, "name": name, "ram": memory, "vcpus": vcpus, "disk": disk}})
     project = Cloud().session.get_project_id()
     compute.put(f"/os-quota-sets/{project}", {"quota_set": {"instances": 100, "cores": 200, "ram": 200000}})

@@ -15,6 +15,10 @@ def path_of(name):
     return os.path.join(HERE, "expected", f"{name}.json")
 
 
+def is_recorded(name):
+    return os.path.exists(path_of(name))
+
+
 class Last:
     """The last notification of each kind, which the next of its kind is told as changes of."""
 
@@ -119,7 +123,7 @@ class Ignored:
 
 def compare(name, steps, heard):
     """Lines that say what differs from the expectation; none when nothing does."""
-    if not os.path.exists(path_of(name)):
+    if not is_recorded(name):
         return ["nothing is recorded for this scenario"]
     ignored = Ignored()
     wanted_steps, wanted_heard = untell(read(name), base_of(name))

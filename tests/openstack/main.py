@@ -123,6 +123,7 @@ def main():
     options = parser.parse_args()
 
     from plane import Daemons
+    import expected
     import scenarios  # noqa: F401
     from world import SCENARIOS, World
     asked = options.scenarios or list(SCENARIOS)
@@ -131,6 +132,10 @@ def main():
     if unknown:
         print(f"no such scenario: {', '.join(unknown)}; --list names them", file=sys.stderr)
         return 2
+    unrecorded = [] if options.scenarios or options.record or options.shell else [n for n in names if not expected.is_recorded(n)]
+    if unrecorded:
+        print(f"left out, as nothing is recorded for them yet: {' '.join(unrecorded)}", flush=True)
+        names = [name for name in names if name not in unrecorded]
     began = time.monotonic()
     daemons = Daemons()
     hosts = bring_up(daemons)

@@ -56,7 +56,7 @@ pub fn serials(input: &GuestInput) -> Result<Vec<SerialSpec>, GuestError> {
     let Some(address) = &input.options.serial_console_address else {
         return Ok(vec![SerialSpec::Pty { log }]);
     };
-    let properties = &input.image.properties;
+    let properties = input.asked_of_image();
     let count = serial_port_count(&input.flavor.extra_specs, properties)? as usize;
     if input.serial_ports.len() < count {
         let message = format!("{count} serial ports were asked for and not reserved");

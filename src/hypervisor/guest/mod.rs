@@ -79,6 +79,21 @@ pub struct GuestImage {
     pub min_ram_mib: u64,
     /// `hw_…`, `os_…`, `img_…`; booleans as `True` and `False` or any spelling oslo knows.
     pub properties: BTreeMap<String, String>,
+    /// What the metadata tell instead of them: those of the instance's record, when it is another image
+    /// that the guest is started from. nova: virt/driver.py, `get_instance_driver_metadata`
+    #[serde(default)]
+    pub recorded: Option<BTreeMap<String, String>>,
+}
+
+impl GuestInput {
+    /// The image properties that shape the guest. The metadata tell of the instance's own image, also
+    /// where it boots from another one.
+    fn asked_of_image(&self) -> &BTreeMap<String, String> {
+        match &self.rescue {
+            Some(rescue) if !rescue.is_stable => &rescue.properties,
+            _ => &self.image.properties,
+        }
+    }
 }
 
 /// How a guest is rescued. nova: virt/libvirt/driver.py, `rescue`
@@ -249,7 +264,7 @@ const KERNEL_CONSOLES: &str = "console=tty0 console=ttyS0 console=hvc0";
 /// for what this one can't.
 pub fn domain_spec(input: &GuestInput) -> Result<DomainSpec, GuestError> {
     let (flavor, options, host) = (&input.flavor, &input.options, &input.host);
-    let asked = Asked::new(&flavor.extra_specs, &input.image.properties);
+    let asked = Asked::new(&flavor.extra_specs, input.asked_of_image());
     let arch = refused::check(input, &asked)?;
     let x86 = matches!(arch.as_str(), "x86_64" | "i686");
     let machine = machine_type(input, &asked)?;
@@ -389,7 +404,12 @@ pub fn metadata(input: &GuestInput) -> NovaMetadata {
             disk_format: image.disk_format.clone(),
             min_disk_gib: image.min_disk_gib,
             min_ram_mib: image.min_ram_mib,
-            properties: image.properties.clone().into_iter().collect(),
+            properties: image
+                .recorded
+                .clone()
+                .unwrap_or_else(|| image.properties.clone())
+                .into_iter()
+                .collect(),
         }),
         user: input.user.clone(),
         project: input.project.clone(),

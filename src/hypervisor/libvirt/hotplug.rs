@@ -162,7 +162,8 @@ fn has(facts: &DomainFacts, spec: &DiskSpec) -> Result<bool, Fault> {
     let Some(other) = facts.disks.iter().find(|disk| disk.target == spec.target) else {
         return Ok(false);
     };
-    if spec.serial.is_none() && other.source.as_deref() == path.as_deref() && path.is_some() {
+    // One that took another one's place keeps that one's serial.
+    if path.is_some() && other.source.as_deref() == path.as_deref() {
         return Ok(true);
     }
     let message = format!("{} is another disk", spec.target);

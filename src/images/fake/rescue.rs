@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{FakeImages, ImageCall, existing_base};
 use crate::images::rescue::SUFFIX;
-use crate::images::{CachedImage, ConfigDriveFiles, Disk, ImageError, Remake, RescueFiles};
+use crate::images::{CachedImage, ConfigDriveFiles, Disk, ImageError, Images, Remake, RescueFiles};
 
 #[async_trait]
 impl RescueFiles for FakeImages {
@@ -86,16 +86,16 @@ impl Remake for FakeImages {
         })
     }
 
-    async fn rebase_root(
+    async fn create_root_on(
         &self,
         instance: Uuid,
+        image: &CachedImage,
         base: Option<&CachedImage>,
-    ) -> Result<(), ImageError> {
-        self.act(ImageCall::RebaseRoot, |world| {
-            if let Some(base) = base {
-                existing_base(world, base)?;
-            }
-            self.directory_of(world, instance).map(drop)
-        })
+        size_gib: u64,
+    ) -> Result<Disk, ImageError> {
+        if let Some(base) = base {
+            existing_base(&self.world(), base)?;
+        }
+        self.create_root(instance, image, size_gib).await
     }
 }

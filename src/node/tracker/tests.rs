@@ -300,8 +300,14 @@ async fn allocations_go_with_the_instance_and_absent_ones_are_gone() {
     subject.placement.set_provider(other, FakeProvider::default());
     subject.placement.allocate(uuid, NODE);
     subject.placement.allocate(uuid, other);
-    subject.tracker.release_evacuated(&context, uuid).await.unwrap();
+    let mut migration = crate::model::object::Migration::default();
+    migration.id.load(Some(7));
+    migration.status.load(Some(Some("accepted".to_owned())));
+    subject.records.world().migrations = vec![migration.clone()];
+    let refused = subject.tracker.refuse_evacuation(&context, &instance, Some(&migration));
+    refused.await.unwrap();
     assert_eq!(subject.placement.allocated(uuid), [other.to_string()]);
+    assert_eq!(subject.records.world().migrations[0].status.text(), Some("failed"));
     subject.tracker.release_allocation(&context, &instance).await.unwrap();
     subject.tracker.release_allocation(&context, &instance).await.unwrap();
     assert_eq!(subject.placement.allocated(uuid), [""; 0]);

@@ -131,7 +131,7 @@ impl HostVolumes for HostConnectors {
             // The guest's QEMU makes a file larger; RBD volumes are already.
             NFS | RBD => Ok(bytes),
             ISCSI => self.iscsi.grow(connection).await,
-            _ => Err(VolumeError::NotSupported("an extension of such a volume")),
+            _ => Err(VolumeError::NotExtendable),
         }
     }
 }

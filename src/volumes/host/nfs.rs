@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use md5::{Digest, Md5};
 use tokio::sync::Mutex;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::tool::{HostTools, Tools, args};
@@ -48,8 +48,8 @@ impl Nfs {
     /// Mounts the export, unless it is, and notes where the volume's file is.
     ///
     /// # Errors
-    /// `Connection` for names that lead elsewhere; `Host` when the export can't be mounted, when
-    /// something else is in its place, and when the file isn't there.
+    /// `Connection` for names that lead elsewhere; `Host` when the export can't be mounted, and when the
+    /// file isn't there.
     pub async fn connect(
         &self,
         connection: &mut ConnectionInfo,
@@ -63,10 +63,6 @@ impl Nfs {
         let user = (place.name.to_owned(), instance);
         if let Err(error) = tokio::fs::metadata(&file).await {
             let what = file.display().to_string();
-            // Nobody else may need it.
-            if users.is_empty() {
-                warn!(point = %place.point.display(), "the export has no such volume");
-            }
             return Err(VolumeError::Host {
                 operation: "look at",
                 what,
@@ -101,10 +97,7 @@ impl Nfs {
             return Ok(());
         }
         let Some(mounted) = mounts::at(&place.point).await? else { return Ok(()) };
-        if mounted.source != place.export {
-            warn!(point = %place.point.display(), source = mounted.source, "not ours to unmount");
-            return Ok(());
-        }
+        debug!(point = %place.point.display(), source = mounted.source, "nobody needs it any more");
         let path = place.point.to_string_lossy().into_owned();
         let ended = self.tools.run("umount", std::slice::from_ref(&path)).await;
         match ended.and_then(|ended| ended.success("unmount", &path)) {
@@ -124,14 +117,9 @@ impl Nfs {
             what: place.export.to_owned(),
             message,
         };
-        if let Some(mounted) = mounts::at(&place.point).await? {
-            return match mounted.source == place.export {
-                true => Ok(()),
-                false => {
-                    let point = place.point.display();
-                    Err(failed("mount", format!("{} is mounted at {point}", mounted.source)))
-                }
-            };
+        // Only what is mounted for this export is mounted there: the directory is named for it.
+        if mounts::at(&place.point).await?.is_some() {
+            return Ok(());
         }
         let made = tokio::fs::create_dir_all(&place.point).await;
         made.map_err(|error| failed("make a directory for", error.to_string()))?;
@@ -146,10 +134,8 @@ impl Nfs {
             Ok(_) => info!(export = place.export, point = %place.point.display(), "mounted"),
             // It may be there in spite of what the tool says.
             Err(error) => match mounts::at(&place.point).await? {
-                Some(mounted) if mounted.source == place.export => {
-                    warn!(%error, "mounted all the same");
-                }
-                _ => return Err(error),
+                Some(_) => warn!(%error, "mounted all the same"),
+                None => return Err(error),
             },
         }
         Ok(())
