@@ -66,8 +66,9 @@ section! {
     /// How much longer to wait before each further one.
     rabbit_retry_backoff: Duration = Opt::seconds(0).default("2");
 
-    /// The longest wait between reconnects.
-    rabbit_interval_max: Duration = Opt::seconds(1).default("30");
+    /// The longest wait between reconnects. nova's default is 30: a host is to serve again within
+    /// ten seconds of the broker's return, however long that was away.
+    rabbit_interval_max: Duration = Opt::seconds(1).default("8");
 
     /// How long to wait after a lost connection before the first reconnect, beside the above.
     kombu_reconnect_delay: Duration = Opt::float(0.0, 4.5).default("1.0").unit("seconds");

@@ -95,7 +95,7 @@ impl Default for RabbitOptions {
             heartbeat_timeout_threshold: Duration::from_secs(60),
             rabbit_retry_interval: Duration::from_secs(1),
             rabbit_retry_backoff: Duration::from_secs(2),
-            rabbit_interval_max: Duration::from_secs(30),
+            rabbit_interval_max: Duration::from_secs(8),
             kombu_reconnect_delay: Duration::from_secs(1),
             kombu_reconnect_splay: Duration::ZERO,
             kombu_failover_strategy: Failover::RoundRobin,
@@ -345,8 +345,8 @@ mod tests {
         let options = RabbitOptions::default();
         assert!(options.retry_delay(0, 1.0) <= Duration::from_secs(1));
         let longest: Vec<_> = (1..6).map(|n| options.retry_delay(n, 1.0).as_secs()).collect();
-        assert_eq!(longest, [1, 3, 5, 7, 9]);
-        assert_eq!(options.retry_delay(u32::MAX, 1.0), Duration::from_secs(30));
-        assert_eq!(options.retry_delay(u32::MAX, 0.0), Duration::from_secs(15));
+        assert_eq!(longest, [1, 3, 5, 7, 8]);
+        assert_eq!(options.retry_delay(u32::MAX, 1.0), Duration::from_secs(8));
+        assert_eq!(options.retry_delay(u32::MAX, 0.0), Duration::from_secs(4));
     }
 }

@@ -51,7 +51,8 @@ impl Subject {
             return;
         }
         self.told.push((action, phase));
-        let block_devices = self.volumes.as_deref();
+        // nova tells of a stop without the disks, also of one that is a part of a rebuild.
+        let block_devices = self.volumes.as_deref().filter(|_| action != Action::PowerOff);
         let details = Details { block_devices, ..details };
         let event = InstanceEvent { instance: &self.instance, action, phase, details };
         stage.on.notifier.notify(stage.context, &Event::Instance(event));

@@ -179,6 +179,11 @@ def fill_network():
                                               "gateway_ip": "10.77.0.1"}})
 
 
+def fill_volumes():
+    """The volume type that etc/cinder.conf names as the default."""
+    Cloud().volume.post("/types", {"volume_type": {"name": "nfs", "extra_specs": {"volume_backend_name": "nfs"}}})
+
+
 def fill_flavors():
     compute = Cloud().compute
     for name, memory, vcpus, disk in (("tiny", 128, 1, 1), ("small", 192, 1, 2), ("duo", 192, 2, 2), ("diskless", 128, 1, 0)):

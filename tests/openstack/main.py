@@ -38,6 +38,7 @@ def bring_up(daemons):
         together.go(cloud.fill_images, identity, apis["glance"])
         together.go(cloud.fill_network, identity, apis["neutron"])
         together.go(cloud.fill_flavors, identity, apis["nova-api"])
+        together.go(cloud.fill_volumes, identity, apis["cinder"])
         for host in hosts.values():
             together.go(host.up, ovn)
     for worker in ("nova-conductor", "nova-scheduler", "neutron", "cinder"):

@@ -4,7 +4,7 @@
 //! nova: virt/libvirt/driver.py, `REGISTER_IMAGE_PROPERTY_DEFAULTS`
 
 use super::asked::Asked;
-use super::{GuestDisk, GuestError, GuestInput, devices, disks, interfaces, machine_type};
+use super::{GuestDisk, GuestError, GuestInput, devices, disks, interfaces, machine_type, names};
 use crate::hypervisor::spec::DiskSpec;
 
 /// Image properties and their values; `None` where the guest has no such device.
@@ -16,7 +16,7 @@ pub fn image_defaults(input: &GuestInput) -> Result<Defaults, GuestError> {
     let asked = Asked::new(&input.flavor.extra_specs, &input.image.properties);
     let machine = machine_type(input, &asked)?;
     let arch = asked.property("hw_architecture").unwrap_or(&input.host.architecture);
-    let bus = |device| disks::bus_for(device, input, &asked, machine.as_deref());
+    let bus = |device| names::bus_for(device, input, &asked, machine.as_deref());
     let (cdrom_bus, disk_bus) = (bus("cdrom")?, bus("disk")?);
     let pointer = devices::pointer_bus(&input.options, &asked);
     let pointer_model = pointer.is_some().then(|| "usbtablet".to_owned());

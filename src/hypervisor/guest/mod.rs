@@ -23,6 +23,7 @@ mod devices;
 mod disks;
 mod firmware;
 mod interfaces;
+mod names;
 mod refused;
 
 pub use defaults::{Defaults, image_defaults, place_of, placed_disks};

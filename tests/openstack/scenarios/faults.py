@@ -162,7 +162,7 @@ def broker_restarts(world):
     server = world.running()
     world.daemons.stop("rabbitmq", seconds=60)
     infra.broker(world.daemons)
-    world.cloud.compute.get("/servers")
+    consumes_again(world)
     serves_again(world, server, 10)
 
 
@@ -173,9 +173,7 @@ def queues_are_deleted(world):
     for queue in infra.rabbitmqctl("list_queues", "--no-table-headers", "name").split():
         if queue.startswith("compute") and "compute2" not in queue:
             infra.rabbitmqctl("delete_queue", queue)
-    # What the API sends before that is lost, and it waits a minute for the answer.
-    until(10 if world.kind != "nova-compute" else 90, "a consumer on the agent's queue", lambda: "compute.compute1\t1" in
-          infra.rabbitmqctl("list_queues", "--no-table-headers", "name", "consumers"), 0.5)
+    consumes_again(world)
     serves_again(world, server, 10)
 
 
@@ -193,6 +191,12 @@ def broker_is_out_of_reach(world):
     server.wait("PAUSED", 60)
     world.note("paused")
     world.begin_here()
+
+
+def consumes_again(world):
+    """The agent listens again in time. What the API sends before that is lost, and it waits a minute for the answer."""
+    until(10 if world.kind != "nova-compute" else 90, "a consumer on the agent's queue", lambda: "compute.compute1\t1" in
+          infra.rabbitmqctl("list_queues", "--no-table-headers", "name", "consumers"), 0.5)
 
 
 def serves_again(world, server, seconds):

@@ -20,7 +20,7 @@ class Volume:
         return self.api.get(f"/volumes/{self.id}")["volume"]
 
     def wait(self, status, seconds=180):
-        return until(seconds, f"volume {self.id} to be {status}", lambda: self.get()["status"] == status, 0.3)
+        return until(seconds, f"volume {self.id} to be {status}", lambda: self.get()["status"] == status, 0.1)
 
     def path(self):
         return os.path.join(EXPORT, f"volume-{self.id}")
