@@ -14,6 +14,9 @@ pub enum NetworkError {
     /// nova: InvalidInput
     #[error("network {network} can't be used: {reason}")]
     Unacceptable { network: String, reason: String },
+    /// nova: InvalidInput
+    #[error("Fixed IP {address} is not a valid ip address for network {network}.")]
+    AddressNotOnNetwork { address: String, network: String },
     /// A device of this host. nova: VirtualInterfacePlugException
     #[error("can't {operation} {device}: {message}")]
     Host { operation: &'static str, device: String, message: String },
@@ -108,6 +111,7 @@ impl NetworkError {
     pub fn class(&self) -> Class {
         match self {
             Self::Unacceptable { .. }
+            | Self::AddressNotOnNetwork { .. }
             | Self::NoMoreFixedIps(_)
             | Self::ExternalForbidden(_)
             | Self::NotAllocatable(_)

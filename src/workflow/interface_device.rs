@@ -1,9 +1,10 @@
 //! An interface as a device of its instance's domain.
 
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::domain::diskless;
-use super::{Backends, StepError};
+use super::{Backends, StepError, StepResult, release};
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::guest;
 use crate::hypervisor::spec::InterfaceSpec;
@@ -41,4 +42,19 @@ pub async fn describe(instance: &Instance, on: &Backends) {
     if let Err(error) = described.await {
         warn!(error = %Chain(&error), "the domain's metadata name other ports than it has");
     }
+}
+
+/// Takes an interface away whose port is gone already: from the definition, from the guest, from this host.
+/// Who gets it done twice takes "absent" as success.
+///
+/// # Errors
+/// `NotReleased` for a guest that keeps it: then it stays plugged; the hypervisor's, and those of the host.
+pub async fn take_away(on: &Backends, instance: &Instance, vif: &Vif) -> StepResult {
+    let uuid = instance.uuid()?;
+    let interface = interface_of(instance, vif, on)?;
+    on.hypervisor.forget_interface(uuid, &interface).await?;
+    release::release(on, uuid, &interface, &CancellationToken::new()).await?;
+    on.network.unplug(uuid, vif).await?;
+    describe(instance, on).await;
+    Ok(())
 }

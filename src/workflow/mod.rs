@@ -51,7 +51,7 @@ pub mod external_events;
 pub mod fixed_ip;
 pub mod info_cache;
 pub mod instance;
-mod interface_device;
+pub mod interface_device;
 pub mod interfaces;
 pub mod journal;
 pub mod memory;

@@ -282,7 +282,7 @@ async fn what_neutron_says_no_to_has_novas_name() {
         ("POST", 409, "IpAddressGenerationFailure", "NoMoreFixedIps"),
         ("POST", 409, "IpAddressInUse", "FixedIpInUse"),
         ("POST", 409, "IpAddressAlreadyAllocated", "FixedIpInUse"),
-        ("POST", 400, "InvalidIpForNetwork", "Unacceptable"),
+        ("POST", 400, "InvalidIpForNetwork", "AddressNotOnNetwork"),
         ("PUT", 409, "MacAddressInUse", "PortInUse"),
         ("PUT", 409, "HostNotCompatibleWithFixedIps", "FixedIpInvalidOnHost"),
         ("POST", 403, "PolicyNotAuthorized", "Api(Status"),

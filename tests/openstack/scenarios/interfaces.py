@@ -1,6 +1,11 @@
 """Interfaces that come to servers, and go: by network, by port, by address; and addresses of ports."""
-from plane import until
+import uuid
+
+from cloud import Answered
+from plane import Failed, until
 from world import scenario
+
+NOBODY = str(uuid.UUID(int=1))
 
 
 def attach(world, server, name, **wanted):
@@ -25,6 +30,25 @@ def recorded(world, server, count):
     def shown():
         return sum(map(len, world.cloud.server(server.id)["addresses"].values())) == count
     until(30, f"{count} addresses on record", shown)
+
+
+def refused(world, server, step, **wanted):
+    """Asks for an interface that there can't be, and notes what the user is told, and what there is then."""
+    try:
+        world.cloud.compute.post(f"/servers/{server.id}/os-interface", {"interfaceAttachment": wanted})
+    except Answered as answer:
+        world.note_value(f"{step}: answer", {"status": answer.status, "body": str(answer).partition("os-interface: ")[2]})
+    else:
+        raise Failed(f"{wanted} is given an interface")
+    world.note(step)
+
+
+def events(world, server, name):
+    """Events of that name among the server's actions that have ended."""
+    base = f"/servers/{server.id}/os-instance-actions"
+    actions = world.cloud.compute.get(base)["instanceActions"]
+    found = [world.cloud.compute.get(f"{base}/{one['request_id']}")["instanceAction"]["events"] for one in actions]
+    return [event for action in found for event in action if event["event"] == name and event["finish_time"]]
 
 
 @scenario
@@ -67,6 +91,128 @@ def interface_by_port(world):
 
 
 @scenario
+def interface_by_address(world):
+    """The address is the user's choice."""
+    server = world.running()
+    attach(world, server, "second port", net_id=world.cloud.network_id(), fixed_ips=[{"ip_address": "10.77.0.200"}])
+    server.wait_console("HYPERNOVA-GUEST nic dev=eth1")
+    recorded(world, server, 2)
+    shown = {one["addr"] for all_ in world.cloud.server(server.id)["addresses"].values() for one in all_}
+    world.check([] if "10.77.0.200" in shown else [f"the addresses are {shown}"])
+    world.note("attached")
+
+
+@scenario
+def interface_of_a_paused_server(world):
+    """It comes while the guest stands still, which finds it when it goes on; it outlives a hard reboot."""
+    server = world.running()
+    server.act("pause")
+    server.wait("PAUSED")
+    world.begin_here()
+    attach(world, server, "second port", net_id=world.cloud.network_id())
+    recorded(world, server, 2)
+    world.note("attached")
+    server.act("unpause")
+    server.wait()
+    server.wait_console("HYPERNOVA-GUEST nic dev=eth1")
+    world.begin_here()
+    server.act("reboot", {"type": "HARD"})
+    server.wait()
+    server.wait_boot(2)
+    server.wait_console(r"boot=2 [^$]*HYPERNOVA-GUEST nic dev=eth1")
+    world.note("rebooted")
+
+
+@scenario
+def delete_with_interfaces(world):
+    """A server goes with the interface that it was given later; the user's port stays, unbound."""
+    network = world.cloud.network
+    mine = network.post("/v2.0/ports", {"port": {"network_id": world.cloud.network_id(), "name": "mine"}})["port"]["id"]
+    world.names.learn(mine, "my port")
+    try:
+        server = world.running()
+        attach(world, server, "second port", net_id=world.cloud.network_id())
+        attach(world, server, "my port", port_id=mine)
+        recorded(world, server, 3)
+        world.begin_here()
+        server.delete()
+        world.deleted(server)
+        world.note("deleted")
+        left = network.get(f"/v2.0/ports/{mine}")["port"]
+        world.check([] if not left["device_id"] else [f"the user's port is still {left['device_id']}'s"])
+    finally:
+        network.delete(f"/v2.0/ports/{mine}")
+
+
+@scenario
+def port_deleted_under_its_server(world):
+    """neutron says that a port is gone: the guest loses the interface, and the record follows."""
+    server = world.running()
+    port = attach(world, server, "second port", net_id=world.cloud.network_id())
+    server.wait_console("HYPERNOVA-GUEST nic dev=eth1")
+    recorded(world, server, 2)
+    world.begin_here()
+    world.cloud.network.delete(f"/v2.0/ports/{port}")
+    server.wait_console("HYPERNOVA-GUEST nic-gone dev=eth1")
+    recorded(world, server, 1)
+    host = server.host()
+    until(20, "its definition to be without it", lambda: host.virsh("domiflist", server.id, "--inactive").count("tap") == 1)
+    world.note("gone")
+
+
+@scenario
+def interfaces_that_there_cannot_be(world):
+    """Refused, each in nova's words, and nothing is left of them."""
+    server = world.running()
+    network = world.cloud.network_id()
+    taken = next(one["addr"] for all_ in world.cloud.server(server.id)["addresses"].values() for one in all_)
+    refused(world, server, "no such network", net_id=NOBODY)
+    refused(world, server, "no such port", port_id=NOBODY)
+    refused(world, server, "a port that it has", port_id=world.cloud.network.get(
+        "/v2.0/ports", params={"device_id": server.id})["ports"][0]["id"])
+    refused(world, server, "an address that it has", net_id=network, fixed_ips=[{"ip_address": taken}])
+    refused(world, server, "an address of another network", net_id=network, fixed_ips=[{"ip_address": "192.0.2.7"}])
+
+
+@scenario
+def detach_of_a_port_that_it_has_not(world):
+    """The API takes the request, and its event tells."""
+    server = world.running()
+    world.cloud.compute.delete(f"/servers/{server.id}/os-interface/{NOBODY}")
+    until(30, "the detach to end", lambda: events(world, server, "compute_detach_interface"))
+    world.note("refused")
+
+
+@scenario(proxied=True)
+def interface_without_neutron(world):
+    """neutron answers 500 to the port's creation: the server stays as it is."""
+    server = world.running()
+    world.proxy.fault("neutron", method="POST", path="/v2.0/ports", status=500, body="oops")
+    refused(world, server, "failed", net_id=world.cloud.network_id())
+
+
+@scenario(proxied=True)
+def detach_without_neutron(world):
+    """neutron answers 500 to the port's deletion: the detach fails, and done again it ends."""
+    server = world.running()
+    port = attach(world, server, "second port", net_id=world.cloud.network_id())
+    server.wait_console("HYPERNOVA-GUEST nic dev=eth1")
+    recorded(world, server, 2)
+    fault = world.proxy.fault("neutron", method="DELETE", path="/v2.0/ports", status=500, body="oops")
+    world.cloud.compute.delete(f"/servers/{server.id}/os-interface/{port}")
+    server.wait_console("HYPERNOVA-GUEST nic-gone dev=eth1")
+    until(30, "neutron to be asked", lambda: fault.hit)
+    # How often it is asked is an agent's own affair, and so is whether a detach is given up.
+    world.begin_here()
+    world.proxy.heal()
+    ended = until(90, "the detach to end", lambda: events(world, server, "compute_detach_interface"))
+    if ended[0]["result"] == "Error":
+        detach(world, server, port)
+    recorded(world, server, 1)
+    world.begin_here()
+
+
+@scenario
 def interface_of_a_stopped_server(world):
     """It comes while the server is off, is there at its start, and goes while it is off again."""
     server = world.running()
@@ -101,3 +247,8 @@ def more_addresses(world):
     server.act("removeFixedIp", {"address": new}, **old)
     recorded(world, server, 1)
     world.note("removed")
+    # nova knows no action of this request: the notification that it begins is all that is told of it.
+    world.begin_here()
+    server.act("removeFixedIp", {"address": "10.77.0.250"}, **old)
+    until(30, "the request to be taken", lambda: world.notifications.about({server.id}))
+    world.note("an address that it has not")
