@@ -104,6 +104,35 @@ def an_interface_comes_and_goes(world):
         guest.delete()
 
 
+def port_deleted(world, guest, port):
+    """What nova-api sends when neutron says that a port was deleted."""
+    event = {"instance_uuid": guest.uuid, "name": "network-vif-deleted", "status": "completed", "tag": port}
+    world.nova.cast("external_instance_event", instances=[guest.instance()], events=[{
+        "nova_object.name": "InstanceExternalEvent", "nova_object.namespace": "nova", "nova_object.version": "1.5",
+        "nova_object.data": event}])
+
+
+@scenario(300)
+def an_interface_whose_port_is_deleted(world):
+    """The guest loses it, its definition and the record too; another's port, and what is no port, are no matter."""
+    with agent_with(world):
+        guest = running(world, "portless")
+        first = addresses(world, guest)
+        given = attach(world, guest, "user")
+        mac, port = given["mac_address"], given["port_id"]
+        wait_nic(world, guest, mac)
+        for name in ("00000000-0000-0000-0000-000000000001", "<no port>", port, port):
+            port_deleted(world, guest, name)
+        wait_nic(world, guest, mac, there=False)
+
+        def gone():
+            left = (addresses(world, guest), addresses(world, guest, True))
+            return left == (first, first) and not any(port in ports for ports in described(world, guest))
+        world.wait(gone, 30, lambda: "it isn't gone everywhere", interval=0.5)
+        assert attach(world, guest, "user")["port_id"] == port, "the record doesn't follow"
+        guest.delete()
+
+
 @scenario(300)
 def a_guest_that_keeps_its_interface(world):
     """A stopped processor lets go of nothing: the detach is pending, is taken up by the next agent after kill -9, and ends
