@@ -248,7 +248,11 @@ def more_addresses(world):
     recorded(world, server, 1)
     world.note("removed")
     # nova knows no action of this request: the notification that it begins is all that is told of it.
-    world.begin_here()
     server.act("removeFixedIp", {"address": "10.77.0.250"}, **old)
-    until(30, "the request to be taken", lambda: world.notifications.about({server.id}))
+
+    def begun():
+        heard = world.notifications.about({server.id})
+        return sum(one["event"] == "compute.instance.delete_ip.start" for one in heard) == 2
+    until(30, "the request to be taken", begun)
+    world.notifications.quiet()
     world.note("an address that it has not")
