@@ -217,12 +217,9 @@ impl ApiError {
 /// What a service says went wrong: each has its own way of saying it.
 pub fn error_text(body: &Value) -> String {
     const LONGEST: usize = 500;
-    let found = [
-        body.pointer("/NeutronError/message"),
-        body.pointer("/errors/0/detail"),
-        body.pointer("/error/message"),
-        body.pointer("/message"),
-    ];
+    // `NeutronError`, `error`, or what kind of refusal it is: `computeFault`, `badRequest`, …
+    let wrapped = body.as_object().and_then(|all| all.values().find_map(|one| one.get("message")));
+    let found = [body.pointer("/errors/0/detail"), wrapped, body.get("message")];
     let text = found.into_iter().flatten().find_map(Value::as_str).unwrap_or("no message");
     // Glance's is a piece of a web page.
     let text = text.replace("<br />", " ");
@@ -241,6 +238,7 @@ mod tests {
             json!({"NeutronError": {"message": "no port", "type": "PortNotFound"}}),
             json!({"errors": [{"detail": "no port", "status": 404}]}),
             json!({"error": {"message": "no port", "code": 404}}),
+            json!({"computeFault": {"code": 500, "message": "no port"}}),
             json!({"message": "no port<br /><br />\n\n\n", "code": "404 Not Found"}),
         ];
         for text in texts {

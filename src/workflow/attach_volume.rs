@@ -112,7 +112,6 @@ impl Workflow for AttachVolume {
         match step {
             Step::Begin => {
                 self.subject.begin(stage).await?;
-                self.subject.load_disks(stage).await?;
                 self.tell(Phase::Start, Details::default(), stage);
                 match self.recorded(stage).await? {
                     Some(recorded) if connection_of(&recorded)?.is_none() => self.is_ours = true,

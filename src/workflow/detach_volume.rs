@@ -87,7 +87,6 @@ impl Workflow for DetachVolume {
         match step {
             Step::Begin => {
                 self.subject.begin(stage).await?;
-                self.subject.load_disks(stage).await?;
                 let recorded = on.records.block_devices(stage.context, uuid).await?.into_items();
                 let is_it =
                     |device: &BlockDeviceMapping| device.volume_id.text() == Some(&self.volume_id);

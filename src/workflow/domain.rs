@@ -157,13 +157,19 @@ fn named(defaults: guest::Defaults) -> ImageDefaults {
     defaults.into_iter().map(|(property, value)| (property.to_owned(), value)).collect()
 }
 
-/// Notes them with the instance, where its image doesn't say otherwise.
-pub fn keep_defaults(instance: &mut Instance, defaults: &ImageDefaults) {
+/// Notes them with the instance, where its image doesn't say otherwise. Gives whether that is news: a
+/// snapshot's image has what was noted with the instance that it was made of.
+pub fn keep_defaults(instance: &mut Instance, defaults: &ImageDefaults) -> bool {
+    let mut news = false;
     instance.system_metadata.update(|metadata| {
         for (property, value) in defaults {
-            metadata.entry(format!("image_{property}")).or_insert_with(|| value.clone());
+            metadata.entry(format!("image_{property}")).or_insert_with(|| {
+                news = true;
+                value.clone()
+            });
         }
     });
+    news
 }
 
 /// The virtual CPU as the instance's record has it.
@@ -274,6 +280,13 @@ fn facts(
     })
 }
 
+/// The image that all began with, where the instance is built of a snapshot or was shelved.
+/// nova: virt/driver.py, `get_instance_driver_metadata`
+fn original_image<'a>(instance: &'a Instance, image: &'a str) -> &'a str {
+    let metadata = instance.system_metadata.get();
+    metadata.and_then(|all| all.get("image_base_image_ref")?.as_deref()).unwrap_or(image)
+}
+
 /// The guest without its disks and its kernel.
 pub(super) fn diskless(
     instance: &Instance,
@@ -294,7 +307,7 @@ pub(super) fn diskless(
         package_version: NOVA_VERSION.to_owned(),
         flavor,
         image: GuestImage {
-            id: instance.image_ref().map(str::to_owned),
+            id: instance.image_ref().map(|image| original_image(instance, image).to_owned()),
             container_format: recorded.container_format.get().cloned(),
             disk_format: recorded.disk_format.get().cloned(),
             min_disk_gib: count(recorded.min_disk.get()),

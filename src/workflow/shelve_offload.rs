@@ -16,6 +16,7 @@ use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Refresh;
 use crate::notify::{Action, Phase};
 use crate::records::Expected;
+use crate::telemetry::Chain;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShelveOffload {
@@ -117,6 +118,14 @@ impl Workflow for ShelveOffload {
                 Ok(on.records.save(stage.context, instance, Expected::Any).await?)
             }
             Step::Record => {
+                // What Neutron has to say of a port that was let go comes after the instance has left,
+                // when nobody hears it.
+                let instance = &mut self.subject.instance;
+                if let Err(error) =
+                    info_cache::refresh(on, stage.context, instance, Refresh::Recorded).await
+                {
+                    warn!(error = %Chain(&error), "the network is on record as it was");
+                }
                 // Before the state says so: whoever waits for that may ask for its room at once.
                 on.claims.release_allocation(stage.context, &self.subject.instance).await?;
                 let expected = expecting(&[TaskState::Shelving, TaskState::ShelvingOffloading]);

@@ -292,13 +292,17 @@ impl Workflow for Snapshot {
                     None => self.decide(on).await?,
                 };
                 info!(how = ?plan.how, format = plan.format.as_str(), "snapshot");
-                let instance = &mut self.subject.instance;
-                instance.power_state.set(Some(plan.power_state.number()));
+                let power_state = plan.power_state.number();
                 self.plan = Some(plan);
+                // nova notes a snapshot's state, and then the guest's.
                 let task = match self.kind {
-                    Kind::Snapshot | Kind::Shelve => TaskState::ImageSnapshot,
+                    Kind::Snapshot | Kind::Shelve => {
+                        self.enter(TaskState::ImageSnapshot, stage).await?;
+                        TaskState::ImageSnapshot
+                    }
                     Kind::Backup { .. } => TaskState::ImageBackup,
                 };
+                self.subject.instance.power_state.set(Some(power_state));
                 self.enter(task, stage).await?;
                 self.tell(Phase::Start, stage);
                 Ok(())

@@ -287,7 +287,9 @@ impl Workflow for Spawn {
             }
             Step::PrepareVolumes => {
                 let (instance, devices) = (&self.subject.instance, &mut self.build.block_devices);
-                build_volumes::prepare(stage, instance, devices).await
+                build_volumes::prepare(stage, instance, devices).await?;
+                self.subject = self.subject.clone().with_disks(&self.build.block_devices);
+                Ok(())
             }
             // The root disk is a volume.
             Step::FetchImage | Step::CreateDisk if self.boots_from_volume() => Ok(()),
@@ -382,8 +384,9 @@ impl Workflow for Spawn {
                     return Ok(());
                 }
                 let instance = &mut self.subject.instance;
-                keep_defaults(instance, &self.defaults);
-                on.records.save(stage.context, instance, building()).await?;
+                if keep_defaults(instance, &self.defaults) {
+                    on.records.save(stage.context, instance, building()).await?;
+                }
                 instance.launched_at.set(now());
                 // It is for the next host only, and there is none.
                 instance.system_metadata.update(|metadata| {

@@ -11,9 +11,10 @@ use uuid::Uuid;
 use super::{Backends, StepError, StepResult, volume_disk};
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::block::VolumeDisk;
+use crate::hypervisor::guest;
 use crate::hypervisor::spec::DiskSpec;
 use crate::model::context::RequestContext;
-use crate::model::object::BlockDeviceMapping;
+use crate::model::object::{BlockDeviceMapping, DeviceType};
 use crate::telemetry::Chain;
 use crate::volumes::host::{DiskUser, LOCAL};
 use crate::volumes::{ConnectionInfo, VolumeError};
@@ -189,9 +190,24 @@ async fn connect_each(
         }
         let Some(mut connection) = connection_of(device)? else { continue };
         disks.insert(place, connect(on, context, &mut connection, instance).await?);
+        note_place(device);
         note(on, context, device, &connection).await?;
     }
     Ok(disks)
+}
+
+/// Puts where a domain that is defined has the disk into its record. One that came to a running guest
+/// has only its name there until then. nova: virt/libvirt/blockinfo.py, `update_bdm`
+fn note_place(device: &mut BlockDeviceMapping) {
+    let name = device.device_name.text().unwrap_or_default();
+    // A name that tells nothing is refused where the domain is made.
+    let Ok((_, bus, _)) = guest::named_place(name, device.disk_bus.text(), None) else { return };
+    if device.disk_bus.value().is_none() {
+        device.disk_bus.set(Some(bus));
+    }
+    if device.device_type.value().is_none() {
+        device.device_type.set(Some(DeviceType::Disk));
+    }
 }
 
 /// Records how a disk is reached, if that has changed.

@@ -53,6 +53,10 @@ pub(super) fn volume_fault(error: &VolumeError) -> Fault {
             let message = format!("Connection to cinder host failed: {message}");
             Fault::nova("CinderConnectionFailed", message)
         }
+        // What nova doesn't know better is its client's own.
+        VolumeError::Service { source: ApiError::Status { .. }, .. } => {
+            Fault::new("ClientException", "cinderclient.exceptions", message)
+        }
         VolumeError::Service { .. }
         | VolumeError::Snapshot { .. }
         | VolumeError::Connection { .. }

@@ -190,11 +190,14 @@ rabbit_start() {
 
 rabbit_control() { _rabbit /usr/lib/rabbitmq/bin/rabbitmqctl -n hypernova@localhost "$@"; }
 
-# Stops the node and keeps what is durable; rabbit_start brings it back on the same port.
+# Stops the node and keeps what is durable; rabbit_start brings it back on the same port. Once a minute a node has a small
+# Erlang look after epmd: on a busy machine it outlives the node, and would start an epmd of its own.
 rabbit_halt() {
   _stop rabbit
+  _until 20 _no_erlang || true
   rm -f "$D/rabbit/pid"
 }
+_no_erlang() { ! pgrep -f -- "-home $D/rabbit"; }
 
 rabbit_stop() {
   rabbit_halt

@@ -5,6 +5,7 @@ import time
 
 import kombu
 from amqp.exceptions import AMQPError
+from kombu.exceptions import KombuError
 
 from plane import CONTROLLER
 
@@ -36,7 +37,7 @@ class Notifications:
                                 connection.drain_events(timeout=1)
                             except TimeoutError:
                                 pass
-            except (OSError, AMQPError):
+            except (OSError, AMQPError, KombuError):
                 time.sleep(0.5)  # the broker is being restarted
 
     def take(self, message):

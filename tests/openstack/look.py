@@ -47,8 +47,8 @@ def records(world, server):
                                   server)
     cache = world.records.rows("select network_info from instance_info_caches where instance_uuid = %s", server)
     system = {row["key"]: row["value"] for row in metadata}
-    if system.get("boot_roles"):  # a set, in the order in which keystone happened to name them
-        system["boot_roles"] = ",".join(sorted(system["boot_roles"].split(",")))
+    for key in {"boot_roles", "image_boot_roles"} & set(system):  # a set, in the order in which keystone happened to name them
+        system[key] = ",".join(sorted(system[key].split(",")))
     return {
         "instance": found[0],
         "system_metadata": system,

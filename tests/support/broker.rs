@@ -135,11 +135,13 @@ impl Broker {
     pub fn start(&mut self) {
         let dir = self.dir.path();
         // The shell ends the node and its port mapper when it is told to, and also when our end of
-        // its input closes: whatever way this process ends, nothing of the broker is left.
+        // its input closes: whatever way this process ends, nothing of the broker is left. Once a minute
+        // a node has a small Erlang look after epmd, which may outlive it and would start another epmd.
         let script = format!(
             "epmd -port {port} -address 127.0.0.1 & epmd=$!; \
              until epmd -port {port} -names; do sleep 0.05; done; \
-             {SERVER} </dev/null & node=$!; read -r order; kill $node; wait $node; kill $epmd; \
+             {SERVER} </dev/null & node=$!; read -r order; kill $node; wait $node; \
+             for i in $(seq 200); do pgrep -f -- \"-home $HOME\" || break; sleep 0.05; done; kill $epmd; \
              [ \"$order\" = keep ] || rm -rf '{dir}'",
             port = self.epmd_port,
             dir = dir.display()

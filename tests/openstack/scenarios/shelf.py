@@ -136,6 +136,7 @@ def shelve_and_stay(world):
     world.note("started")
     server.act("shelve")
     server.wait("SHELVED")
+    world.notifications.quiet()
     server.act("shelveOffload")
     offloaded(world, server)
     world.note("offloaded")

@@ -32,6 +32,8 @@ def note(world, step, server):
         world.names.learn(image["id"], f"image {image['name']} {number + 1}")
         for key in VARYING:
             image.pop(key, None)
+        if image.get("boot_roles"):
+            image["boot_roles"] = ",".join(sorted(image["boot_roles"].split(",")))
     world.note(step)
     world.note_value(f"{step}: images", found)
 

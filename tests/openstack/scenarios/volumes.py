@@ -151,6 +151,7 @@ def boot_from_a_volume(world):
         world.note("booted")
         server.act("os-stop")
         server.wait("SHUTOFF")
+        world.notifications.quiet()
         server.act("os-start")
         server.wait()
         server.wait_boot(2)
