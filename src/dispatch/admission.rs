@@ -37,6 +37,9 @@ pub enum RequestKind {
     AttachVolume,
     DetachVolume,
     ReserveDevice,
+    AttachInterface,
+    DetachInterface,
+    FixedIp,
     SwapVolume,
     RemoveConnection,
 }
@@ -58,7 +61,7 @@ pub struct Refusal {
 }
 
 impl RequestKind {
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::Build,
         Self::Delete,
         Self::Stop,
@@ -86,6 +89,9 @@ impl RequestKind {
         Self::AttachVolume,
         Self::DetachVolume,
         Self::ReserveDevice,
+        Self::AttachInterface,
+        Self::DetachInterface,
+        Self::FixedIp,
         Self::SwapVolume,
         Self::RemoveConnection,
     ];
@@ -126,6 +132,9 @@ impl RequestKind {
             AnyRecord::AttachVolume(_) => Self::AttachVolume,
             AnyRecord::DetachVolume(_) => Self::DetachVolume,
             AnyRecord::ReserveDevice(_) => Self::ReserveDevice,
+            AnyRecord::AttachInterface(_) => Self::AttachInterface,
+            AnyRecord::DetachInterface(_) => Self::DetachInterface,
+            AnyRecord::FixedIp(_) => Self::FixedIp,
             AnyRecord::SwapVolume(_) => Self::SwapVolume,
             AnyRecord::RemoveConnection(_) => Self::RemoveConnection,
         }
@@ -176,7 +185,10 @@ impl RequestKind {
             | Self::DetachVolume
             | Self::ReserveDevice
             | Self::SwapVolume
-            | Self::RemoveConnection => &[],
+            | Self::RemoveConnection
+            | Self::AttachInterface
+            | Self::DetachInterface
+            | Self::FixedIp => &[],
         }
     }
 
@@ -209,6 +221,9 @@ impl RequestKind {
             Self::AttachVolume => "attach a volume to",
             Self::DetachVolume => "detach a volume from",
             Self::ReserveDevice => "reserve a device of",
+            Self::AttachInterface => "attach an interface to",
+            Self::DetachInterface => "detach an interface from",
+            Self::FixedIp => "change the addresses of",
             Self::SwapVolume => "swap a volume of",
             Self::RemoveConnection => "remove a volume's connection of",
         }
@@ -233,10 +248,10 @@ pub fn admit(
     task_state: Option<TaskState>,
 ) -> Result<Admission, Refusal> {
     use RequestKind::{
-        AttachVolume, Backup, Build, CrashDump, Delete, DetachVolume, Pause, Quiesce, RebootHard,
-        RebootSoft, Rebuild, RemoveConnection, Rescue, ReserveDevice, Restore, Resume, SetPassword,
-        Shelve, ShelveOffload, Snapshot, SoftDelete, Start, Stop, Suspend, SwapVolume, Unpause,
-        Unquiesce, Unrescue, Unshelve,
+        AttachInterface, AttachVolume, Backup, Build, CrashDump, Delete, DetachInterface,
+        DetachVolume, FixedIp, Pause, Quiesce, RebootHard, RebootSoft, Rebuild, RemoveConnection,
+        Rescue, ReserveDevice, Restore, Resume, SetPassword, Shelve, ShelveOffload, Snapshot,
+        SoftDelete, Start, Stop, Suspend, SwapVolume, Unpause, Unquiesce, Unrescue, Unshelve,
     };
     use VmState::{
         Active, Building, Deleted, Error, Paused, Rescued, Resized, Shelved, ShelvedOffloaded,
@@ -280,12 +295,23 @@ pub fn admit(
         )
         | (SwapVolume, Some(Active | Paused | Resized), true)
         // It ends a migration that has failed, whatever the instance is doing elsewhere.
-        | (RemoveConnection, Some(_), _) => Ok(Admission::Run),
+        | (RemoveConnection, Some(_), _)
+        | (AttachInterface | DetachInterface, Some(Active | Paused | Stopped), true)
+        // nova-api looks at nothing but the lock.
+        | (
+            FixedIp,
+            Some(
+                Active | Paused | Stopped | Suspended | Rescued | Resized | Error | SoftDeleted | Shelved
+                | ShelvedOffloaded,
+            ),
+            _,
+        ) => Ok(Admission::Run),
         (
             Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume
             | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump | SoftDelete
             | Restore | Rescue | Unrescue | Rebuild | Shelve | ShelveOffload | Unshelve
-            | AttachVolume | DetachVolume | ReserveDevice | SwapVolume | RemoveConnection,
+            | AttachVolume | DetachVolume | ReserveDevice | SwapVolume | AttachInterface
+            | DetachInterface | FixedIp | RemoveConnection,
             ..,
         ) => Err(Refusal { request, vm_state, task_state }),
     }
@@ -337,13 +363,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_a_delete_a_thaw_and_what_ends_a_migration_starts_while_something_else_is_under_way()
-     {
+    fn what_starts_while_something_else_is_under_way_is_named() {
+        let over = [
+            RequestKind::Delete,
+            RequestKind::Unquiesce,
+            RequestKind::FixedIp,
+            RequestKind::RemoveConnection,
+        ];
         for (request, vm, task) in cells() {
             let foreign = task.is_some_and(|task| !request.task_states().contains(&task));
-            let goes_over =
-                [RequestKind::Delete, RequestKind::Unquiesce, RequestKind::RemoveConnection]
-                    .contains(&request);
+            let goes_over = over.contains(&request);
             if foreign && !goes_over {
                 let refused = Err(Refusal { request, vm_state: vm, task_state: task });
                 assert_eq!(admit(request, vm, task), refused);
@@ -398,6 +427,12 @@ mod tests {
             (RequestKind::AttachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::DetachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::ReserveDevice, "active paused stopped resized soft-delete"),
+            (RequestKind::AttachInterface, "active paused stopped"),
+            (RequestKind::DetachInterface, "active paused stopped"),
+            (
+                RequestKind::FixedIp,
+                "active paused suspended stopped rescued resized soft-delete error shelved shelved_offloaded",
+            ),
             (RequestKind::SwapVolume, "active paused resized"),
             (RequestKind::RemoveConnection, all.as_str()),
         ] {

@@ -17,6 +17,7 @@ pub fn name(action: Action, phase: Phase) -> Option<String> {
         (Action::VolumeAttach, Phase::End) => Some("volume.attach".to_owned()),
         (Action::VolumeDetach, Phase::End) => Some("volume.detach".to_owned()),
         (Action::VolumeAttach | Action::VolumeDetach | Action::VolumeSwap, _) => None,
+        (Action::InterfaceAttach | Action::InterfaceDetach, _) => None,
         (action, phase) => Some(format!("{}.{}", action.name(), phase.name())),
     }
 }
@@ -37,7 +38,7 @@ pub fn action(event: &InstanceEvent<'_>, image_url: &str) -> Value {
     // Where nova has just asked for the network.
     let has_network = matches!(
         (event.action, event.phase),
-        (Action::Create | Action::Rebuild, Phase::End)
+        (Action::Create | Action::Rebuild | Action::CreateIp | Action::DeleteIp, Phase::End)
             | (Action::Rescue | Action::Unrescue, Phase::Start | Phase::End)
     );
     if has_network {

@@ -122,6 +122,11 @@ pub enum Action {
     Unshelve,
     VolumeAttach,
     VolumeDetach,
+    InterfaceAttach,
+    InterfaceDetach,
+    /// A fixed IP comes to a port.
+    CreateIp,
+    DeleteIp,
     VolumeSwap,
 }
 
@@ -151,6 +156,10 @@ impl Action {
             Self::Unshelve => "unshelve",
             Self::VolumeAttach => "volume_attach",
             Self::VolumeDetach => "volume_detach",
+            Self::InterfaceAttach => "interface_attach",
+            Self::InterfaceDetach => "interface_detach",
+            Self::CreateIp => "create_ip",
+            Self::DeleteIp => "delete_ip",
             Self::VolumeSwap => "volume_swap",
         }
     }
@@ -170,6 +179,10 @@ impl Action {
                 | Self::ShelveOffload
                 | Self::Unshelve
                 | Self::VolumeDetach
+                | Self::InterfaceAttach
+                | Self::InterfaceDetach
+                | Self::CreateIp
+                | Self::DeleteIp
         )
     }
 }

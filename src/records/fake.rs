@@ -48,6 +48,13 @@ impl FakeRecords {
         self.state().fail_at = Some(call.to_owned());
     }
 
+    /// Ids of the ports that are recorded for the instance.
+    pub fn network_of(&self, uuid: Uuid) -> Vec<Uuid> {
+        let state = self.state();
+        let vifs = state.instances.get(&uuid).and_then(|record| record.vifs().ok());
+        vifs.unwrap_or_default().into_iter().map(|vif| vif.id).collect()
+    }
+
     /// Every record, deleted ones included.
     pub fn all(&self) -> Vec<Instance> {
         self.state().instances.values().cloned().collect()

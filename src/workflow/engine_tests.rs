@@ -8,11 +8,18 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::attach_interface::AttachInterface;
 use super::attach_volume::AttachVolume;
 use super::board::{Board, Running};
 use super::crash_dump::CrashDump;
+use super::detach_interface::DetachInterface;
 use super::detach_volume::DetachVolume;
 use super::engine::{Controls, Ending, Stage, Workflow};
+use super::fixed_ip::FixedIp;
+use super::interface_tests::{
+    add_ip, attach as attach_nic, detach as detach_nic, remove_ip, with_ip, with_nic,
+    with_nic_stopped,
+};
 use super::journal::{Phase, Record};
 use super::pause::Pause;
 use super::power_off::PowerOff;
@@ -155,6 +162,7 @@ async fn a_failure_at_any_step<W: Workflow + HasSubject>(prepare: Prepare, workf
                         | SetPassword::NAME
                         | DetachVolume::NAME
                         | RemoveConnection::NAME
+                        | DetachInterface::NAME
                         | SwapVolume::NAME => {
                             assert_eq!(*vm_state, before["record"][0], "{at}");
                         }
@@ -345,6 +353,9 @@ has_subject!(
     AttachVolume,
     DetachVolume,
     ReserveDevice,
+    AttachInterface,
+    DetachInterface,
+    FixedIp,
     SwapVolume,
     RemoveConnection
 );
@@ -452,6 +463,12 @@ engine_test_cases! {
     rescue_in_place_with_a_volume: attached, rescue_in_place;
     start_of_a_shelved_guest: || after(shelve()),
         || PowerOn::new(subject(TaskState::PoweringOn, "start_instance"));
+    attach_interface: running, attach_nic;
+    attach_interface_to_a_stopped_guest: || after(power_off()), attach_nic;
+    detach_interface: with_nic, detach_nic;
+    detach_interface_of_a_stopped_guest: with_nic_stopped, detach_nic;
+    add_fixed_ip: running, add_ip;
+    remove_fixed_ip: with_ip, remove_ip;
     attach_volume: reserved, attach;
     attach_volume_to_a_stopped_guest: reserved_stopped, attach;
     detach_volume: attached, detach;
