@@ -86,7 +86,7 @@ fn every_payload_is_the_one_that_nova_makes() {
                     raised: raised.as_ref(),
                     block_devices: devices.as_deref(),
                     snapshot_image_id: extra["snapshot_image_id"].as_str(),
-                    image_name: extra["image_name"].as_str(),
+                    image_name: extra.get("image_name").map(|name| name.as_str()),
                     ..Details::default()
                 },
             })

@@ -204,6 +204,7 @@ pub(super) fn settings(
                 config.default_.block_device_allocate_retries_interval,
             ),
             cross_az_attach: config.cinder.cross_az_attach,
+            counts_use: config.default_.volume_usage_poll_interval > 0,
         },
         serial_ports: serial.enabled.then(|| {
             let range = serial.port_range.0.clone();

@@ -17,6 +17,7 @@ use crate::periodic::image_cache::{CacheAges, age};
 use crate::periodic::lifecycle::follow;
 use crate::periodic::overdue::{fail_slow_builds, offload, reclaim, unrescue};
 use crate::periodic::power_sync::PowerSync;
+use crate::periodic::volume_usage::count;
 use crate::periodic::{Scheduler, Spacing, Start, Task, TaskError};
 use crate::recovery::recover_all;
 use crate::recovery::rules::Permits;
@@ -163,6 +164,11 @@ fn look_after_instances(
             (Spacing::of_option(options.shelved_poll_interval), Duration::from_secs(after));
         let offload = each(own, move |own| async move { Ok(offload(&own, after).await?) });
         scheduler.add(Task::new("poll_shelved_instances", every, offload));
+    }
+    if options.volume_usage_poll_interval > 0 {
+        let every = Spacing::of_option(options.volume_usage_poll_interval);
+        let counted = each(own, move |own| async move { Ok(count(&own).await?) });
+        scheduler.add(Task::new("poll_volume_usage", every, counted));
     }
     let after = options.instance_build_timeout;
     if !after.is_zero() {

@@ -154,7 +154,15 @@ impl FakeAgent {
                 device.device_name.load(Some(Some("/dev/vdb".to_owned())));
                 Ok(device.to_primitive())
             }
-            "attach_volume" | "detach_volume" => Ok(Value::Null),
+            "attach_volume"
+            | "detach_volume"
+            | "swap_volume"
+            | "external_instance_event"
+            | "detach_interface" => Ok(Value::Null),
+            "attach_interface" => Ok(json!({
+                "id": Uuid::from_u128(0xb1), "address": "fa:16:3e:00:00:01",
+                "devname": "tap0", "network": {"label": request.args["network_id"]},
+            })),
             method => {
                 let vm_state = match method {
                     "stop_instance" => VmState::Stopped,

@@ -15,6 +15,7 @@ mod delete;
 mod fake;
 mod guest_args;
 mod image_source;
+mod interface;
 mod list;
 mod man;
 mod node;
@@ -104,6 +105,8 @@ pub enum Command {
     Unshelve(shelve::UnshelveArgs),
     /// Give guests disks, or take them away, while they run
     Volume(volume::VolumeArgs),
+    /// Give guests network interfaces, or take them away, while they run
+    Interface(interface::InterfaceArgs),
     /// Show what a guest wrote to its serial console
     Console(console::ConsoleArgs),
     /// Delete instances with their disks
@@ -215,6 +218,7 @@ async fn dispatch(
         Command::Unshelve(args) => shelve::unshelve(args, agent, output).await,
         Command::Restore(args) => action::run(args, action::Action::Restore, agent, output).await,
         Command::Volume(args) => volume::run(args, agent, output).await,
+        Command::Interface(args) => interface::run(args, agent, output).await,
         Command::Console(args) => console::run(args, agent, output).await,
         Command::Delete(args) => delete::run(args, agent, output).await,
         Command::Node(_) => node::run(agent, output).await,

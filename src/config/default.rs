@@ -224,6 +224,9 @@ section! {
     /// negative: never.
     scheduler_instance_sync_interval: i64 = Opt::spacing().default("120");
 
+    /// How often the use of volumes is counted and told of. 0 or negative: never.
+    volume_usage_poll_interval: i64 = Opt::spacing().default("0");
+
     /// How long a soft-deleted instance can be restored. 0: it is deleted at once, by nova-api.
     reclaim_instance_interval: Duration = Opt::seconds(0).default("0");
 

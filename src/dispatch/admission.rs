@@ -37,7 +37,11 @@ pub enum RequestKind {
     AttachVolume,
     DetachVolume,
     ReserveDevice,
+    AttachInterface,
+    DetachInterface,
+    FixedIp,
     SwapVolume,
+    RemoveConnection,
 }
 
 /// The answer.
@@ -57,7 +61,7 @@ pub struct Refusal {
 }
 
 impl RequestKind {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::Build,
         Self::Delete,
         Self::Stop,
@@ -85,7 +89,11 @@ impl RequestKind {
         Self::AttachVolume,
         Self::DetachVolume,
         Self::ReserveDevice,
+        Self::AttachInterface,
+        Self::DetachInterface,
+        Self::FixedIp,
         Self::SwapVolume,
+        Self::RemoveConnection,
     ];
 
     /// The request that a record came from.
@@ -124,7 +132,11 @@ impl RequestKind {
             AnyRecord::AttachVolume(_) => Self::AttachVolume,
             AnyRecord::DetachVolume(_) => Self::DetachVolume,
             AnyRecord::ReserveDevice(_) => Self::ReserveDevice,
+            AnyRecord::AttachInterface(_) => Self::AttachInterface,
+            AnyRecord::DetachInterface(_) => Self::DetachInterface,
+            AnyRecord::FixedIp(_) => Self::FixedIp,
             AnyRecord::SwapVolume(_) => Self::SwapVolume,
+            AnyRecord::RemoveConnection(_) => Self::RemoveConnection,
         }
     }
 
@@ -172,7 +184,11 @@ impl RequestKind {
             | Self::AttachVolume
             | Self::DetachVolume
             | Self::ReserveDevice
-            | Self::SwapVolume => &[],
+            | Self::SwapVolume
+            | Self::RemoveConnection
+            | Self::AttachInterface
+            | Self::DetachInterface
+            | Self::FixedIp => &[],
         }
     }
 
@@ -205,7 +221,11 @@ impl RequestKind {
             Self::AttachVolume => "attach a volume to",
             Self::DetachVolume => "detach a volume from",
             Self::ReserveDevice => "reserve a device of",
+            Self::AttachInterface => "attach an interface to",
+            Self::DetachInterface => "detach an interface from",
+            Self::FixedIp => "change the addresses of",
             Self::SwapVolume => "swap a volume of",
+            Self::RemoveConnection => "remove a volume's connection of",
         }
     }
 }
@@ -214,7 +234,7 @@ impl RequestKind {
 ///
 /// The task state must be the request's own or none: another one means that something else is
 /// under way. Only a delete goes over everything, and an unquiesce over every task: what is frozen must
-/// be thawed, whatever has begun since.
+/// be thawed, whatever has begun since. nova removes a volume's connection in any state.
 ///
 /// The states are those from which nova-api lets the request through (compute/api.py,
 /// `check_instance_state`), and those in which the request's end is reached already: a repeat then
@@ -228,10 +248,10 @@ pub fn admit(
     task_state: Option<TaskState>,
 ) -> Result<Admission, Refusal> {
     use RequestKind::{
-        AttachVolume, Backup, Build, CrashDump, Delete, DetachVolume, Pause, Quiesce, RebootHard,
-        RebootSoft, Rebuild, Rescue, ReserveDevice, Restore, Resume, SetPassword, Shelve,
-        ShelveOffload, Snapshot, SoftDelete, Start, Stop, Suspend, SwapVolume, Unpause, Unquiesce,
-        Unrescue, Unshelve,
+        AttachInterface, AttachVolume, Backup, Build, CrashDump, Delete, DetachInterface,
+        DetachVolume, FixedIp, Pause, Quiesce, RebootHard, RebootSoft, Rebuild, RemoveConnection,
+        Rescue, ReserveDevice, Restore, Resume, SetPassword, Shelve, ShelveOffload, Snapshot,
+        SoftDelete, Start, Stop, Suspend, SwapVolume, Unpause, Unquiesce, Unrescue, Unshelve,
     };
     use VmState::{
         Active, Building, Deleted, Error, Paused, Rescued, Resized, Shelved, ShelvedOffloaded,
@@ -273,12 +293,25 @@ pub fn admit(
             Some(Active | Paused | Stopped | Resized | SoftDeleted),
             true,
         )
-        | (SwapVolume, Some(Active | Paused | Resized), true) => Ok(Admission::Run),
+        | (SwapVolume, Some(Active | Paused | Resized), true)
+        // It ends a migration that has failed, whatever the instance is doing elsewhere.
+        | (RemoveConnection, Some(_), _)
+        | (AttachInterface | DetachInterface, Some(Active | Paused | Stopped), true)
+        // nova-api looks at nothing but the lock.
+        | (
+            FixedIp,
+            Some(
+                Active | Paused | Stopped | Suspended | Rescued | Resized | Error | SoftDeleted | Shelved
+                | ShelvedOffloaded,
+            ),
+            _,
+        ) => Ok(Admission::Run),
         (
             Build | Stop | Start | RebootSoft | RebootHard | Pause | Unpause | Suspend | Resume
             | Snapshot | Backup | Quiesce | Unquiesce | SetPassword | CrashDump | SoftDelete
             | Restore | Rescue | Unrescue | Rebuild | Shelve | ShelveOffload | Unshelve
-            | AttachVolume | DetachVolume | ReserveDevice | SwapVolume,
+            | AttachVolume | DetachVolume | ReserveDevice | SwapVolume | AttachInterface
+            | DetachInterface | FixedIp | RemoveConnection,
             ..,
         ) => Err(Refusal { request, vm_state, task_state }),
     }
@@ -330,10 +363,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_a_delete_and_a_thaw_starts_while_something_else_is_under_way() {
+    fn what_starts_while_something_else_is_under_way_is_named() {
+        let over = [
+            RequestKind::Delete,
+            RequestKind::Unquiesce,
+            RequestKind::FixedIp,
+            RequestKind::RemoveConnection,
+        ];
         for (request, vm, task) in cells() {
             let foreign = task.is_some_and(|task| !request.task_states().contains(&task));
-            let goes_over = [RequestKind::Delete, RequestKind::Unquiesce].contains(&request);
+            let goes_over = over.contains(&request);
             if foreign && !goes_over {
                 let refused = Err(Refusal { request, vm_state: vm, task_state: task });
                 assert_eq!(admit(request, vm, task), refused);
@@ -388,7 +427,14 @@ mod tests {
             (RequestKind::AttachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::DetachVolume, "active paused stopped resized soft-delete"),
             (RequestKind::ReserveDevice, "active paused stopped resized soft-delete"),
+            (RequestKind::AttachInterface, "active paused stopped"),
+            (RequestKind::DetachInterface, "active paused stopped"),
+            (
+                RequestKind::FixedIp,
+                "active paused suspended stopped rescued resized soft-delete error shelved shelved_offloaded",
+            ),
             (RequestKind::SwapVolume, "active paused resized"),
+            (RequestKind::RemoveConnection, all.as_str()),
         ] {
             assert_eq!(row(request), expected, "{request:?}");
         }

@@ -9,16 +9,15 @@ use uuid::Uuid;
 use crate::model::class::Class;
 use crate::model::context::RequestContext;
 use crate::model::fault::Fault;
-use crate::model::network::network_info_text;
 use crate::model::object::Instance;
 use crate::model::state::{TaskState, VmState};
-use crate::network::Refresh;
-use crate::records::InstanceFault;
+use crate::network::{Refresh, Vif};
+use crate::records::{InstanceFault, InstancePart};
 use crate::telemetry::Chain;
 use crate::workflow::exception::step_fault;
 use crate::workflow::extend_volume::extend;
 use crate::workflow::external_events::{EventKey, Reported};
-use crate::workflow::{Backends, StepError, info_cache};
+use crate::workflow::{Backends, StepError, info_cache, interface_device};
 
 /// An event and the instance that it is about.
 #[derive(Debug, Clone)]
@@ -118,25 +117,23 @@ async fn network_changed(
     info_cache::refresh(on, context, &mut event.instance, which).await.map(drop)
 }
 
-/// A port was deleted under its instance: the record follows. The guest keeps the interface until
-/// its domain is made anew: taking devices out of a running one is not supported.
+/// A port was deleted under its instance: the record follows, and the guest loses its interface.
+/// nova: compute/manager.py, `_process_instance_vif_deleted_event`
 async fn vif_deleted(
     on: &Backends,
     context: &RequestContext,
     mut event: InstanceEvent,
 ) -> Result<(), StepError> {
-    let _turn = on.info_caches.turn(event.uuid).await;
-    let Some(recorded) = on.records.info_cache(context, event.uuid).await? else { return Ok(()) };
-    let mut vifs = recorded.vifs().map_err(crate::network::NetworkError::from)?;
-    let is_deleted = |id: Uuid| event.key.tag.as_deref() == Some(id.to_string().as_str());
-    let Some(at) = vifs.iter().position(|vif| is_deleted(vif.id)) else { return Ok(()) };
-    let vif = vifs.remove(at);
-    event.instance.info_cache.load(Some(Some(recorded)));
-    let text = network_info_text(&vifs);
-    on.records.save_info_cache(context, &mut event.instance, text).await?;
-    on.network.unplug(event.uuid, &vif).await?;
-    warn!(port_id = %vif.id, "neutron deleted the port: its guest keeps a dead interface");
-    Ok(())
+    let is_deleted = |vif: &Vif| event.key.tag.as_deref() == Some(vif.id.to_string().as_str());
+    let mut deleted = None;
+    info_cache::change(on, context, &mut event.instance, |vifs| {
+        deleted = vifs.iter().position(is_deleted).map(|at| vifs.remove(at));
+    })
+    .await?;
+    let Some(vif) = deleted else { return Ok(()) };
+    info!(port_id = %vif.id, "neutron deleted the port: its guest loses the interface");
+    on.records.load(context, &mut event.instance, InstancePart::FOR_GUEST).await?;
+    interface_device::take_away(on, &event.instance, &vif).await
 }
 
 /// A volume has grown. nova: compute/manager.py, extend_volume
@@ -230,15 +227,18 @@ mod tests {
         assert_eq!(recorded(&world).await.len(), 1, "a failure changes nothing");
     }
 
-    #[tokio::test]
-    async fn a_port_that_neutron_deleted_is_no_longer_on_record() {
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_neutron_deleted_leaves_its_guest() {
         let world = World::with_guest().await;
         let port = recorded(&world).await[0].id.to_string();
         report(&world, event(&world, "network-vif-deleted", "another")).await;
         assert_eq!(recorded(&world).await.len(), 1);
+        assert_eq!(world.hypervisor.interfaces(UUID).map(|there| there.len()), [1, 1]);
         report(&world, event(&world, "network-vif-deleted", &port)).await;
         assert_eq!(recorded(&world).await, []);
         assert!(world.network.plugged().is_empty());
+        assert_eq!(world.hypervisor.interfaces(UUID).map(|there| there.len()), [0, 0]);
+        assert!(world.hypervisor.described_ports(UUID).is_empty());
     }
 
     #[tokio::test]

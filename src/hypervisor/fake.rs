@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::block::{BlockCopy, BlockJob, BlockJobEvent, DeviceEvent, DomainDisk, VolumeDisk};
 use super::host::{Capabilities, DiskSize, DomainCapabilities, HostCpu, HostState};
 use super::libvirt::xml;
-use super::spec::{DiskSpec, DomainSpec, GraphicsSpec, SerialSpec};
+use super::spec::{DiskSpec, DomainSpec, GraphicsSpec, InterfaceSpec, NovaMetadata, SerialSpec};
 use super::{
     ConsoleEndpoints, DiskStats, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor,
     HypervisorError, InterfaceStats, SpicePorts, StartOptions,
@@ -27,6 +27,7 @@ use crate::model::state::PowerState;
 mod disks;
 mod host;
 mod hotplug;
+mod nics;
 
 /// State changes kept for a slow receiver.
 const EVENT_BACKLOG: usize = 1024;
@@ -750,6 +751,45 @@ impl Hypervisor for FakeHypervisor {
         disk: &VolumeDisk,
     ) -> Result<Option<String>, HypervisorError> {
         self.call("release_disk", |world| world.release_disk(uuid, disk, &self.devices)).await
+    }
+
+    async fn attach_interface(
+        &self,
+        uuid: Uuid,
+        interface: &InterfaceSpec,
+    ) -> Result<(), HypervisorError> {
+        self.call("attach_interface", |world| world.attach_interface(uuid, interface)).await
+    }
+
+    async fn forget_interface(
+        &self,
+        uuid: Uuid,
+        interface: &InterfaceSpec,
+    ) -> Result<(), HypervisorError> {
+        self.call("forget_interface", |world| world.forget_interface(uuid, interface)).await
+    }
+
+    async fn release_interface(
+        &self,
+        uuid: Uuid,
+        interface: &InterfaceSpec,
+    ) -> Result<Option<String>, HypervisorError> {
+        self.call("release_interface", |world| {
+            world.release_interface(uuid, interface, &self.devices)
+        })
+        .await
+    }
+
+    async fn has_interface(
+        &self,
+        uuid: Uuid,
+        interface: &InterfaceSpec,
+    ) -> Result<bool, HypervisorError> {
+        self.call("has_interface", |world| world.has_interface(uuid, interface)).await
+    }
+
+    async fn describe(&self, uuid: Uuid, metadata: &NovaMetadata) -> Result<(), HypervisorError> {
+        self.call("describe", |world| world.describe(uuid, metadata)).await
     }
 
     async fn resize_disk(

@@ -24,7 +24,7 @@ pub mod spec;
 
 use block::{BlockCopy, BlockJob, BlockJobEvent, DeviceEvent, DomainDisk, VolumeDisk};
 use host::{Capabilities, DiskSize, DomainCapabilities, HostCpu, HostState};
-use spec::{DiskSpec, DomainSpec, FirmwareFiles};
+use spec::{DiskSpec, DomainSpec, FirmwareFiles, InterfaceSpec, NovaMetadata};
 
 /// How a domain is started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -260,6 +260,38 @@ pub trait Hypervisor: Send + Sync {
         uuid: Uuid,
         disk: &VolumeDisk,
     ) -> Result<Option<String>, HypervisorError>;
+
+    /// Gives the domain an interface: its definition, and, while it runs, its guest. What has it already
+    /// is left as it is.
+    async fn attach_interface(
+        &self,
+        uuid: Uuid,
+        interface: &InterfaceSpec,
+    ) -> Result<(), HypervisorError>;
+
+    /// Takes an interface out of the definition; absent is success.
+    async fn forget_interface(
+        &self,
+        uuid: Uuid,
+        interface: &InterfaceSpec,
+    ) -> Result<(), HypervisorError>;
+
+    /// As [`Hypervisor::release_disk`], of an interface.
+    async fn release_interface(
+        &self,
+        uuid: Uuid,
+        interface: &InterfaceSpec,
+    ) -> Result<Option<String>, HypervisorError>;
+
+    /// Whether the domain has the interface as it runs, or as it will.
+    async fn has_interface(
+        &self,
+        uuid: Uuid,
+        interface: &InterfaceSpec,
+    ) -> Result<bool, HypervisorError>;
+
+    /// Has the domain's metadata say this: its definition's, and those of the running one.
+    async fn describe(&self, uuid: Uuid, metadata: &NovaMetadata) -> Result<(), HypervisorError>;
 
     /// Tells a running guest that a disk of it has grown to `bytes`.
     async fn resize_disk(

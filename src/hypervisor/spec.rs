@@ -313,6 +313,19 @@ pub struct InterfaceSpec {
     pub bandwidth: Option<Bandwidth>,
 }
 
+impl InterfaceSpec {
+    /// Whether an interface with this address and device is this one. An address alone isn't enough:
+    /// networks apart from each other may have it twice.
+    /// nova: virt/libvirt/config.py, `LibvirtConfigGuestInterface.__eq__`
+    pub fn is(&self, mac_address: &str, target: Option<&str>) -> bool {
+        self.mac_address.eq_ignore_ascii_case(mac_address)
+            && match (self.target.as_deref(), target) {
+                (Some(own), Some(target)) => own == target,
+                _ => true,
+            }
+    }
+}
+
 /// Limits of an interface: average and peak in KiB/s, burst in KiB.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Bandwidth {

@@ -14,6 +14,9 @@ pub enum NetworkError {
     /// nova: InvalidInput
     #[error("network {network} can't be used: {reason}")]
     Unacceptable { network: String, reason: String },
+    /// nova: InvalidInput
+    #[error("Fixed IP {address} is not a valid ip address for network {network}.")]
+    AddressNotOnNetwork { address: String, network: String },
     /// A device of this host. nova: VirtualInterfacePlugException
     #[error("can't {operation} {device}: {message}")]
     Host { operation: &'static str, device: String, message: String },
@@ -27,6 +30,21 @@ pub enum NetworkError {
     Unreadable(#[from] NetworkModelError),
     #[error("port {0} could not be found")]
     PortNotFound(String),
+    /// nova: PortNotFound
+    #[error("port {0} is not attached")]
+    PortNotAttached(String),
+    /// nova: NetworkNotFoundForInstance
+    #[error("instance {0} has no port on that network that could have another address")]
+    NotFoundForInstance(Uuid),
+    /// nova: FixedIpNotFoundForInstance
+    #[error("instance {instance} does not have fixed IP {address}")]
+    FixedIpNotFound { instance: Uuid, address: String },
+    /// nova: InterfaceAttachFailed
+    #[error("one interface was asked for, and instance {instance} was given {given}")]
+    NotOneInterface { instance: Uuid, given: usize },
+    /// The guest keeps its interface. nova: DeviceDetachFailed
+    #[error("the guest keeps {device}: {reason}")]
+    NotReleased { device: String, reason: String },
     #[error("port {port} is not usable for instance {instance}")]
     PortNotUsable { port: Uuid, instance: Uuid },
     #[error(
@@ -93,12 +111,18 @@ impl NetworkError {
     pub fn class(&self) -> Class {
         match self {
             Self::Unacceptable { .. }
+            | Self::AddressNotOnNetwork { .. }
             | Self::NoMoreFixedIps(_)
             | Self::ExternalForbidden(_)
             | Self::NotAllocatable(_)
             | Self::FixedIpInvalidOnHost(_)
             | Self::GuaranteedQos { .. }
             | Self::PlugNotReported(_)
+            | Self::PortNotAttached(_)
+            | Self::NotFoundForInstance(_)
+            | Self::FixedIpNotFound { .. }
+            | Self::NotOneInterface { .. }
+            | Self::NotReleased { .. }
             | Self::NotSupported(_) => Class::Refused,
             Self::Unreadable(error) => error.class(),
             Self::Unrecorded { class, .. } => *class,

@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use super::standalone::{uuid, vifs_for};
 use super::wiring::Wiring;
-use super::{Network, NetworkError, PlugFor, Refresh, Vif, Wanted};
+use super::{Network, NetworkError, PlugFor, PortAddresses, Refresh, Vif, Wanted};
 use crate::model::context::RequestContext;
+use crate::model::network::{FixedIp, Subnet};
 use crate::model::object::Instance;
 
 /// A network without a host.
@@ -26,6 +27,8 @@ struct State {
     bridges: Option<BTreeSet<String>>,
     allocated: BTreeMap<Uuid, Vec<Vif>>,
     plugged: BTreeSet<(Uuid, String)>,
+    /// Addresses of ports, where they have any.
+    fixed_ips: BTreeMap<Uuid, Vec<(String, String)>>,
     /// Instances whose interfaces are on no host.
     unbound: BTreeSet<Uuid>,
     /// Who is told of a plug, where ports are down until then.
@@ -77,6 +80,17 @@ impl FakeNetwork {
         self.state().plugged.clone()
     }
 
+    /// The addresses of its ports.
+    pub fn addresses_of(&self, instance: Uuid) -> Vec<Vec<String>> {
+        let state = self.state();
+        let vifs = state.allocated.get(&instance).into_iter().flatten();
+        let of = |vif: &Vif| {
+            let all = state.fixed_ips.get(&vif.id).into_iter().flatten();
+            all.map(|(_, address)| address.clone()).collect()
+        };
+        vifs.map(of).collect()
+    }
+
     /// Whether the instance's interfaces are on no host.
     pub fn is_unbound(&self, instance: Uuid) -> bool {
         self.state().unbound.contains(&instance)
@@ -110,11 +124,13 @@ impl Network for FakeNetwork {
         wanted: &Wanted,
     ) -> Result<Vec<Vif>, NetworkError> {
         let mut state = self.enter("allocate", "interfaces")?;
-        let mut vifs = vifs_for(uuid(instance)?, &wanted.networks, "user")?;
+        let mut vifs = vifs_for(uuid(instance)?, wanted, "user")?;
         for vif in &mut vifs {
             vif.active = state.reports.is_none() || state.active.contains(&vif.id);
         }
-        state.allocated.insert(uuid(instance)?, vifs.clone());
+        let all = state.allocated.entry(uuid(instance)?).or_default();
+        all.retain(|vif| wanted.besides.contains(&vif.id));
+        all.extend(vifs.iter().cloned());
         Ok(vifs)
     }
 
@@ -142,6 +158,7 @@ impl Network for FakeNetwork {
             vifs.retain(|vif| vif.id != port);
         }
         state.active.remove(&port);
+        state.fixed_ips.remove(&port);
         Ok(())
     }
 
@@ -156,6 +173,7 @@ impl Network for FakeNetwork {
         let mut vifs = state.allocated.get(&uuid(instance)?).cloned().unwrap_or(recorded);
         for vif in &mut vifs {
             vif.active = state.reports.is_none() || state.active.contains(&vif.id);
+            place_addresses(vif, state.fixed_ips.get(&vif.id));
         }
         Ok(vifs)
     }
@@ -184,6 +202,49 @@ impl Network for FakeNetwork {
         let vifs = state.allocated.get(&uuid(instance)?).into_iter().flatten();
         let active = |vif: &&Vif| state.reports.is_none() || state.active.contains(&vif.id);
         Ok(vifs.filter(active).map(|vif| vif.id).collect())
+    }
+
+    async fn addresses(
+        &self,
+        _: &RequestContext,
+        instance: &Instance,
+    ) -> Result<Vec<PortAddresses>, NetworkError> {
+        let state = self.enter("addresses", "interfaces")?;
+        let vifs = state.allocated.get(&uuid(instance)?).into_iter().flatten();
+        let of = |vif: &Vif| PortAddresses {
+            port: vif.id,
+            network_id: vif.network.as_ref().and_then(|it| it.label.clone()).unwrap_or_default(),
+            fixed_ips: state.fixed_ips.get(&vif.id).cloned().unwrap_or_default(),
+        };
+        Ok(vifs.map(of).collect())
+    }
+
+    /// The first address that nobody has, of the only subnet there is.
+    async fn add_address(
+        &self,
+        _: &RequestContext,
+        port: &PortAddresses,
+    ) -> Result<bool, NetworkError> {
+        let mut state = self.enter("add_address", "interfaces")?;
+        let is_taken = |address: &String| {
+            state.fixed_ips.values().flatten().chain(&port.fixed_ips).any(|(_, a)| a == address)
+        };
+        let free = (10..250).map(|host| format!("192.0.2.{host}")).find(|a| !is_taken(a));
+        let Some(free) = free else { return Ok(false) };
+        let mut all = port.fixed_ips.clone();
+        all.push(("subnet".to_owned(), free));
+        state.fixed_ips.insert(port.port, all);
+        Ok(true)
+    }
+
+    async fn set_addresses(
+        &self,
+        _: &RequestContext,
+        port: &PortAddresses,
+    ) -> Result<(), NetworkError> {
+        let mut state = self.enter("set_addresses", "interfaces")?;
+        state.fixed_ips.insert(port.port, port.fixed_ips.clone());
+        Ok(())
     }
 
     async fn security_groups(
@@ -220,6 +281,19 @@ impl Network for FakeNetwork {
         state.plugged.retain(|(owner, _)| *owner != instance);
         Ok(())
     }
+}
+
+fn place_addresses(vif: &mut Vif, fixed_ips: Option<&Vec<(String, String)>>) {
+    let Some(network) = &mut vif.network else { return };
+    let ip = |(_, address): &(String, String)| FixedIp {
+        address: Some(address.clone()),
+        kind: Some("fixed".to_owned()),
+        version: Some(4),
+        ..FixedIp::default()
+    };
+    let ips: Vec<_> = fixed_ips.into_iter().flatten().map(ip).collect();
+    let subnet = Subnet { ips, version: Some(4), ..Subnet::default() };
+    network.subnets = if subnet.ips.is_empty() { Vec::new() } else { vec![subnet] };
 }
 
 #[cfg(test)]

@@ -85,6 +85,21 @@ pub enum Refresh {
     All,
 }
 
+/// A port of an instance, with its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortAddresses {
+    pub port: Uuid,
+    pub network_id: String,
+    /// (subnet, address)
+    pub fixed_ips: Vec<(String, String)>,
+}
+
+impl PortAddresses {
+    pub fn has(&self, address: &str) -> bool {
+        self.fixed_ips.iter().any(|(_, there)| there == address)
+    }
+}
+
 /// Whom a VIF is plugged for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlugFor {
@@ -151,6 +166,28 @@ pub trait Network: Send + Sync {
         context: &RequestContext,
         instance: &Instance,
     ) -> Result<BTreeSet<Uuid>, NetworkError>;
+
+    /// The instance's ports with their addresses; none where nobody keeps addresses.
+    async fn addresses(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+    ) -> Result<Vec<PortAddresses>, NetworkError>;
+
+    /// Gives a port one address more than it has, of any of its network's subnets; says whether there
+    /// was one.
+    async fn add_address(
+        &self,
+        context: &RequestContext,
+        port: &PortAddresses,
+    ) -> Result<bool, NetworkError>;
+
+    /// Has a port have these addresses, and no others; one that is gone is success.
+    async fn set_addresses(
+        &self,
+        context: &RequestContext,
+        port: &PortAddresses,
+    ) -> Result<(), NetworkError>;
 
     /// The names of the security groups of the instance's ports, as often as ports have them; empty
     /// where nothing is known of such groups.

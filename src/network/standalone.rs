@@ -16,7 +16,7 @@ use super::naming::name_based;
 use super::plug::Plugger;
 use super::plug::ovs::OvsOptions;
 use super::wiring::{LIBVIRT_NETWORK, USER_MODE};
-use super::{Network, NetworkError, PlugFor, Refresh, RequestedNetwork, Vif, Wanted};
+use super::{Network, NetworkError, PlugFor, PortAddresses, Refresh, Vif, Wanted};
 use crate::model::context::RequestContext;
 use crate::model::network as model;
 use crate::model::object::{Instance, ObjectError};
@@ -68,7 +68,7 @@ impl Network for StandaloneNetwork {
         instance: &Instance,
         wanted: &Wanted,
     ) -> Result<Vec<Vif>, NetworkError> {
-        vifs_for(uuid(instance)?, &wanted.networks, &self.default)
+        vifs_for(uuid(instance)?, wanted, &self.default)
     }
 
     /// Nothing is kept, so nothing is to be given back.
@@ -110,6 +110,30 @@ impl Network for StandaloneNetwork {
         Ok(instance.vifs()?.iter().map(|vif| vif.id).collect())
     }
 
+    async fn addresses(
+        &self,
+        _: &RequestContext,
+        _: &Instance,
+    ) -> Result<Vec<PortAddresses>, NetworkError> {
+        Ok(Vec::new())
+    }
+
+    async fn add_address(
+        &self,
+        _: &RequestContext,
+        _: &PortAddresses,
+    ) -> Result<bool, NetworkError> {
+        Ok(false)
+    }
+
+    async fn set_addresses(
+        &self,
+        _: &RequestContext,
+        _: &PortAddresses,
+    ) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
     async fn security_groups(
         &self,
         _: &RequestContext,
@@ -146,14 +170,21 @@ pub(super) fn uuid(instance: &Instance) -> Result<Uuid, NetworkError> {
 /// and for ports and fixed addresses, which only Neutron has.
 pub(super) fn vifs_for(
     instance: Uuid,
-    requested: &[RequestedNetwork],
+    wanted: &Wanted,
     default: &str,
 ) -> Result<Vec<Vif>, NetworkError> {
+    // Places that no interface has which the instance keeps.
+    let mut places = (0..).filter(|place| !wanted.besides.contains(&port_id(instance, *place)));
+    let mut next = |source| {
+        let place = places.next().unwrap_or_default();
+        vif(instance, place, source)
+    };
+    let requested = &wanted.networks;
     if requested.is_empty() {
-        return Ok(parse(default)?.map(|source| vif(instance, 0, source)).into_iter().collect());
+        return Ok(parse(default)?.map(next).into_iter().collect());
     }
     let mut vifs = Vec::new();
-    for (index, request) in requested.iter().enumerate() {
+    for request in requested {
         let name = match request.network_id.as_deref() {
             None | Some("") | Some("auto") => default,
             Some(name) => name,
@@ -168,7 +199,7 @@ pub(super) fn vifs_for(
             return refuse("a fixed address can't be had without neutron");
         }
         match parse(name)? {
-            Some(source) => vifs.push(vif(instance, index, source)),
+            Some(source) => vifs.push(next(source)),
             None if requested.len() > 1 => return refuse("it goes with no other network"),
             None => {}
         }
@@ -199,6 +230,10 @@ fn parse(network: &str) -> Result<Option<Source>, NetworkError> {
         "none" => Ok(None),
         _ => refuse("expected user, none, bridge:NAME or network:NAME"),
     }
+}
+
+pub(crate) fn port_id(instance: Uuid, index: usize) -> Uuid {
+    name_based(instance, &format!("port:{index}")).0
 }
 
 /// The instance's interface number `index`. The port's id is a name-based UUID in the instance's
@@ -235,6 +270,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::network::RequestedNetwork;
+
+    fn vifs_for(
+        instance: Uuid,
+        requested: &[RequestedNetwork],
+        default: &str,
+    ) -> Result<Vec<Vif>, NetworkError> {
+        let wanted = Wanted { networks: requested.to_vec(), ..Wanted::default() };
+        super::vifs_for(instance, &wanted, default)
+    }
     use crate::network::wiring::Wiring;
 
     fn ask(network: &str) -> RequestedNetwork {

@@ -7,7 +7,8 @@ use super::python::repr_fault;
 use super::{Action, InstanceEvent, Phase};
 use crate::model::fault::Fault;
 use crate::model::network::Vif;
-use crate::model::object::Instance;
+use crate::model::object::codec::FieldType;
+use crate::model::object::{Instance, VolumeUsage};
 use crate::model::time::Timestamp;
 
 /// The rest of the event's type; `None`: nova tells nothing of it unversioned.
@@ -16,6 +17,7 @@ pub fn name(action: Action, phase: Phase) -> Option<String> {
         (Action::VolumeAttach, Phase::End) => Some("volume.attach".to_owned()),
         (Action::VolumeDetach, Phase::End) => Some("volume.detach".to_owned()),
         (Action::VolumeAttach | Action::VolumeDetach | Action::VolumeSwap, _) => None,
+        (Action::InterfaceAttach | Action::InterfaceDetach, _) => None,
         (action, phase) => Some(format!("{}.{}", action.name(), phase.name())),
     }
 }
@@ -36,7 +38,7 @@ pub fn action(event: &InstanceEvent<'_>, image_url: &str) -> Value {
     // Where nova has just asked for the network.
     let has_network = matches!(
         (event.action, event.phase),
-        (Action::Create | Action::Rebuild, Phase::End)
+        (Action::Create | Action::Rebuild | Action::CreateIp | Action::DeleteIp, Phase::End)
             | (Action::Rescue | Action::Unrescue, Phase::Start | Phase::End)
     );
     if has_network {
@@ -58,6 +60,25 @@ pub fn exists(instance_: &Instance, period: (Timestamp, Timestamp), image_url: &
     info.insert("audit_period_beginning".to_owned(), plain(period.0).into());
     info.insert("audit_period_ending".to_owned(), plain(period.1).into());
     Value::Object(info)
+}
+
+/// How a guest has used a volume. nova: objects/volume_usage.py, `to_dict`
+pub fn volume_usage(usage: &VolumeUsage) -> Value {
+    let [reads, read_bytes, writes, write_bytes] = usage.sums();
+    let refreshed = usage.last_refreshed().map(|time| time.encode());
+    let refreshed = refreshed.as_ref().and_then(Value::as_str).unwrap_or_default();
+    json!({
+        "volume_id": usage.volume_id.get(),
+        "tenant_id": usage.project_id.text(),
+        "user_id": usage.user_id.text(),
+        "availability_zone": usage.availability_zone.text(),
+        "instance_id": usage.instance_uuid.value(),
+        "last_refreshed": refreshed.replace('T', " ").replace('Z', "+00:00"),
+        "reads": reads,
+        "read_bytes": read_bytes,
+        "writes": writes,
+        "write_bytes": write_bytes,
+    })
 }
 
 /// What every payload says of an instance. What isn't loaded counts as null.

@@ -13,7 +13,7 @@
 
 use crate::model::context::RequestContext;
 use crate::model::fault::Raised;
-use crate::model::object::{BlockDeviceMapping, Instance};
+use crate::model::object::{BlockDeviceMapping, Instance, VolumeUsage};
 use crate::model::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -61,6 +61,8 @@ pub enum Event<'a> {
     },
     /// A method of the compute interface raised an exception. nova: exception_wrapper.py
     Exception { method: &'a str, args: &'a Map<String, Value>, raised: &'a Raised },
+    /// How a guest has used a volume. nova: compute/utils.py, notify_about_volume_usage
+    VolumeUsage(&'a VolumeUsage),
     /// The hypervisor can't be reached. nova: virt/libvirt/host.py, get_connection
     NoHypervisor { raised: &'a Raised },
 }
@@ -80,8 +82,8 @@ pub struct Details<'a> {
     pub raised: Option<&'a Raised>,
     /// Its disks, where the action knows them: nova tells of those that are volumes.
     pub block_devices: Option<&'a [BlockDeviceMapping]>,
-    /// Of the image that a build starts from.
-    pub image_name: Option<&'a str>,
+    /// Of the image that a build starts from, which may have none.
+    pub image_name: Option<Option<&'a str>>,
     /// Of the image that a snapshot becomes.
     pub snapshot_image_id: Option<&'a str>,
     /// Of the image that a rescue starts from.
@@ -120,6 +122,11 @@ pub enum Action {
     Unshelve,
     VolumeAttach,
     VolumeDetach,
+    InterfaceAttach,
+    InterfaceDetach,
+    /// A fixed IP comes to a port.
+    CreateIp,
+    DeleteIp,
     VolumeSwap,
 }
 
@@ -149,6 +156,10 @@ impl Action {
             Self::Unshelve => "unshelve",
             Self::VolumeAttach => "volume_attach",
             Self::VolumeDetach => "volume_detach",
+            Self::InterfaceAttach => "interface_attach",
+            Self::InterfaceDetach => "interface_detach",
+            Self::CreateIp => "create_ip",
+            Self::DeleteIp => "delete_ip",
             Self::VolumeSwap => "volume_swap",
         }
     }
@@ -168,6 +179,10 @@ impl Action {
                 | Self::ShelveOffload
                 | Self::Unshelve
                 | Self::VolumeDetach
+                | Self::InterfaceAttach
+                | Self::InterfaceDetach
+                | Self::CreateIp
+                | Self::DeleteIp
         )
     }
 }

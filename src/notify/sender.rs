@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::message::{Notification, Outbox, Priority};
 use super::python::repr_fault;
-use super::{Event, InstanceEvent, Notifier, Phase, legacy, versioned};
+use super::{Action, Event, InstanceEvent, Notifier, Phase, legacy, versioned};
 use crate::model::context::RequestContext;
 use crate::model::fault::Raised;
 use crate::model::object::{Instance, NameTemplate};
@@ -56,6 +56,10 @@ impl Sender {
             self.legacy(context, priority, format!("compute.instance.{name}"), || {
                 legacy::action(event, &self.image_url(context, event.instance))
             });
+        }
+        // nova tells of addresses unversioned alone.
+        if matches!(event.action, Action::CreateIp | Action::DeleteIp) {
+            return;
         }
         self.versioned(context, priority, format!("instance.{name}"), || {
             versioned::action(context, event, &self.options.name_template)
@@ -155,6 +159,11 @@ impl Notifier for Sender {
             }
             Event::Exception { method, args, raised } => {
                 self.exception(context, method, args, raised);
+            }
+            Event::VolumeUsage(usage) => {
+                let name = || "volume.usage".to_owned();
+                self.legacy(context, Priority::Info, name(), || legacy::volume_usage(usage));
+                self.versioned(context, Priority::Info, name(), || versioned::volume_usage(usage));
             }
             Event::NoHypervisor { raised } => self.no_hypervisor(context, raised),
         }

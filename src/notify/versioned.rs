@@ -7,7 +7,7 @@ use super::{Action, InstanceEvent};
 use crate::model::context::RequestContext;
 use crate::model::fault::Raised;
 use crate::model::object::codec::FieldType;
-use crate::model::object::{BlockDeviceMapping, Flavor, Instance, NameTemplate};
+use crate::model::object::{BlockDeviceMapping, Flavor, Instance, NameTemplate, VolumeUsage};
 use crate::model::state::PowerState;
 use crate::model::time::Timestamp;
 
@@ -83,6 +83,24 @@ pub fn exception(raised: &Raised) -> Value {
         "traceback": raised.parts().join(","),
     });
     object("ExceptionPayload", "1.1", data)
+}
+
+/// How a guest has used a volume. nova: notifications/objects/volume.py
+pub fn volume_usage(usage: &VolumeUsage) -> Value {
+    let [reads, read_bytes, writes, write_bytes] = usage.sums();
+    let data = json!({
+        "volume_id": usage.volume_id.get(),
+        "project_id": usage.project_id.text(),
+        "user_id": usage.user_id.text(),
+        "availability_zone": usage.availability_zone.text(),
+        "instance_uuid": usage.instance_uuid.value(),
+        "last_refreshed": usage.last_refreshed().map(|time| time.encode()),
+        "reads": reads,
+        "read_bytes": read_bytes,
+        "writes": writes,
+        "write_bytes": write_bytes,
+    });
+    object("VolumeUsagePayload", "1.0", data)
 }
 
 /// The hypervisor of the host at `ip` can't be reached.

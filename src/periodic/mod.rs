@@ -22,6 +22,7 @@ pub mod power_rules;
 pub mod power_sync;
 pub mod scheduler;
 pub mod task;
+pub mod volume_usage;
 
 pub use scheduler::{Scheduler, Start};
 pub use task::{Spacing, Task, TaskError};

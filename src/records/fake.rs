@@ -15,7 +15,7 @@ use super::{Expected, InstanceFault, InstancePart, Records, RecordsError, parts,
 use crate::model::context::RequestContext;
 use crate::model::object::{
     BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance, InstanceInfoCache,
-    VersionedObject,
+    VersionedObject, VolumeUsage,
 };
 use crate::model::time::Timestamp;
 
@@ -32,6 +32,7 @@ struct State {
     last_id: i64,
     disks: BTreeMap<Uuid, BlockDeviceMapping>,
     last_disk: i64,
+    usages: Vec<(VolumeUsage, bool)>,
     events: BTreeMap<Uuid, Vec<RecordedEvent>>,
     faults: BTreeMap<Uuid, Vec<RecordedFault>>,
     fail_at: Option<String>,
@@ -47,9 +48,21 @@ impl FakeRecords {
         self.state().fail_at = Some(call.to_owned());
     }
 
+    /// Ids of the ports that are recorded for the instance.
+    pub fn network_of(&self, uuid: Uuid) -> Vec<Uuid> {
+        let state = self.state();
+        let vifs = state.instances.get(&uuid).and_then(|record| record.vifs().ok());
+        vifs.unwrap_or_default().into_iter().map(|vif| vif.id).collect()
+    }
+
     /// Every record, deleted ones included.
     pub fn all(&self) -> Vec<Instance> {
         self.state().instances.values().cloned().collect()
+    }
+
+    /// The counters of volumes that were saved, and whether they ended.
+    pub fn usages(&self) -> Vec<(VolumeUsage, bool)> {
+        self.state().usages.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -246,6 +259,18 @@ impl Records for FakeRecords {
             state.disks.remove(uuid);
         }
         disk.deleted.load(Some(true));
+        Ok(())
+    }
+
+    async fn save_volume_usage(
+        &self,
+        _: &RequestContext,
+        usage: &mut VolumeUsage,
+        ends: bool,
+    ) -> Result<(), RecordsError> {
+        let mut state = self.enter("save_volume_usage")?;
+        usage.curr_last_refreshed.load(Some(Some(Timestamp::now())));
+        state.usages.push((usage.clone(), ends));
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use crate::model::class::Class;
 use crate::model::context::RequestContext;
 use crate::model::object::{
     BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance, InstanceInfoCache,
-    ObjectError,
+    ObjectError, VolumeUsage,
 };
 use crate::model::state::TaskState;
 pub use conductor::ConductorError;
@@ -136,6 +136,15 @@ pub trait Records: Send + Sync {
         &self,
         context: &RequestContext,
         disk: &mut BlockDeviceMapping,
+    ) -> Result<(), RecordsError>;
+
+    /// Writes the counters of a volume, and reads what they add up to. `ends`: the guest loses the volume;
+    /// the next one's count from zero. Standalone: they are not kept.
+    async fn save_volume_usage(
+        &self,
+        context: &RequestContext,
+        usage: &mut VolumeUsage,
+        ends: bool,
     ) -> Result<(), RecordsError>;
 
     /// Records the right to open a console, for `ttl`, and writes its token into it. Standalone mode

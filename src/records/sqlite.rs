@@ -28,7 +28,7 @@ use super::{Expected, InstanceFault, InstancePart, Records, RecordsError, parts,
 use crate::model::context::RequestContext;
 use crate::model::object::{
     BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance, InstanceInfoCache,
-    ObjectError, VersionedObject,
+    ObjectError, VersionedObject, VolumeUsage,
 };
 use crate::model::time::Timestamp;
 
@@ -319,6 +319,16 @@ impl Records for SqliteRecords {
             self.run("written", move |db| disks::remove(db, uuid)).await?;
         }
         disk.deleted.load(Some(true));
+        Ok(())
+    }
+
+    async fn save_volume_usage(
+        &self,
+        _: &RequestContext,
+        usage: &mut VolumeUsage,
+        _: bool,
+    ) -> Result<(), RecordsError> {
+        usage.curr_last_refreshed.load(Some(Some(Timestamp::now())));
         Ok(())
     }
 

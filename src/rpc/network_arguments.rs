@@ -6,10 +6,12 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::failure::Fault;
-use super::request::{take, take_optional};
+use super::request::{take, take_optional, text};
 use crate::dispatch::events::InstanceEvent;
 use crate::model::object::codec::FieldType;
-use crate::model::object::{Instance, InstanceExternalEvent, NetworkRequestList, RequestGroup};
+use crate::model::object::{
+    Instance, InstanceExternalEvent, NetworkRequestList, RequestGroup, clip,
+};
 use crate::network::{RequestedNetwork, Wanted};
 use crate::workflow::exception::object_fault;
 use crate::workflow::external_events::{EventKey, Reported};
@@ -38,6 +40,27 @@ fn requested(list: NetworkRequestList) -> Vec<RequestedNetwork> {
         has_device: request.pci_request_id.value().is_some() || request.arq_uuid.value().is_some(),
     };
     all.iter().map(read).collect()
+}
+
+/// The interface that comes to a guest.
+///
+/// # Errors
+/// `TypeError` for what is no text; `InvalidInput` for a port that no id names.
+pub(super) fn attached(args: &Map<String, Value>) -> Result<RequestedNetwork, Fault> {
+    let optional = |name: &str| match args.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(_) => text(args, name).map(|text| Some(text).filter(|text| !text.is_empty())),
+    };
+    let port_id = optional("port_id")?.map(|id| {
+        id.parse().map_err(|_| Fault::nova("InvalidInput", format!("{} is no port", clip(&id))))
+    });
+    Ok(RequestedNetwork {
+        network_id: optional("network_id")?,
+        port_id: port_id.transpose()?,
+        address: optional("requested_ip")?,
+        tag: optional("tag")?,
+        has_device: false,
+    })
 }
 
 /// nova-api sends names and ids alike.

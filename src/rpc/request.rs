@@ -18,11 +18,14 @@ use crate::model::object::{BlockDeviceMappingList, Instance, SchedulerLimits, cl
 use crate::model::secret::Secret;
 use crate::model::state::VmState;
 use crate::workflow::any::AnyRecord;
+use crate::workflow::attach_interface::AttachInterface;
 use crate::workflow::attach_volume::AttachVolume;
 use crate::workflow::crash_dump::CrashDump;
+use crate::workflow::detach_interface::DetachInterface;
 use crate::workflow::detach_volume::DetachVolume;
 use crate::workflow::engine::Workflow;
 use crate::workflow::exception::object_fault;
+use crate::workflow::fixed_ip::{Change, FixedIp};
 use crate::workflow::instance::Subject;
 use crate::workflow::journal::Record;
 use crate::workflow::pause::Pause;
@@ -31,6 +34,7 @@ use crate::workflow::power_on::PowerOn;
 use crate::workflow::quiesce::Quiesce;
 use crate::workflow::reboot::{Kind, Reboot};
 use crate::workflow::rebuild::Rebuild;
+use crate::workflow::remove_connection::RemoveConnection;
 use crate::workflow::reschedule::{BuildArguments, METHOD};
 use crate::workflow::rescue::Rescue;
 use crate::workflow::reserve_device::ReserveDevice;
@@ -188,12 +192,18 @@ pub const METHODS: &[Method] = &[
         &["request_spec", "accel_uuids"],
     ),
     method("attach_volume", &["instance", "bdm"], &[]),
+    method("attach_interface", &["instance", "network_id", "port_id", "requested_ip", "tag"], &[]),
+    method("detach_interface", &["instance", "port_id"], &[]),
+    method("add_fixed_ip_to_instance", &["network_id", "instance"], &[]),
+    method("remove_fixed_ip_from_instance", &["address", "instance"], &[]),
     method("detach_volume", &["volume_id", "instance", "attachment_id"], &[]),
     method(
         "swap_volume",
         &["old_volume_id", "new_volume_id", "instance", "new_attachment_id"],
-        &[],
+        // nova has none of it: see volume_arguments.
+        &["new_connection_info"],
     ),
+    method("remove_volume_connection", &["volume_id", "instance"], &["delete_attachment"]),
     method(
         "reserve_block_device_name",
         &["instance", "device", "volume_id", "disk_bus", "device_type", "tag", "multiattach"],
@@ -215,16 +225,13 @@ pub const METHODS: &[Method] = &[
 /// What nova's compute interface has and this agent doesn't: answered with `NotImplementedError`,
 /// which nova-api passes on as "not supported".
 pub const ABSENT: &[&str] = &[
-    "add_fixed_ip_to_instance",
     "allow_share",
-    "attach_interface",
     "check_can_live_migrate_destination",
     "check_can_live_migrate_source",
     "check_instance_shared_storage",
     "confirm_resize",
     "confirm_snapshot_based_resize_at_source",
     "deny_share",
-    "detach_interface",
     "drop_move_claim_at_destination",
     "finish_resize",
     "finish_revert_resize",
@@ -243,8 +250,6 @@ pub const ABSENT: &[&str] = &[
     "prep_resize",
     "prep_snapshot_based_resize_at_dest",
     "prep_snapshot_based_resize_at_source",
-    "remove_fixed_ip_from_instance",
-    "remove_volume_connection",
     "resize_instance",
     "revert_resize",
     "revert_snapshot_based_resize_at_dest",
@@ -350,13 +355,35 @@ pub fn decode(
             let device = volume_arguments::attached(&mut message.args, from_root)?;
             message.change(|subject| AttachVolume::new(subject, device))
         }
+        "attach_interface" => {
+            let asked = network_arguments::attached(&message.args)?;
+            message.change(|subject| AttachInterface::new(subject, asked))
+        }
+        "detach_interface" => {
+            let port_id = text(&message.args, "port_id")?;
+            message.change(|subject| DetachInterface::new(subject, port_id))
+        }
+        "add_fixed_ip_to_instance" => {
+            let network_id = text(&message.args, "network_id")?;
+            message.change(|subject| FixedIp::new(subject, Change::Add { network_id }))
+        }
+        "remove_fixed_ip_from_instance" => {
+            let address = text(&message.args, "address")?;
+            message.change(|subject| FixedIp::new(subject, Change::Remove { address }))
+        }
         "detach_volume" => {
             let volume_id = text(&message.args, "volume_id")?;
             message.change(|subject| DetachVolume::new(subject, volume_id))
         }
         "swap_volume" => {
-            let swap = volume_arguments::swapped(&message.args)?;
+            let swap = volume_arguments::swapped(&message.args, from_root)?;
             message.change(|subject| SwapVolume::new(subject, swap))
+        }
+        "remove_volume_connection" => {
+            let volume_id = text(&message.args, "volume_id")?;
+            let closes = message.args.get("delete_attachment").and_then(Value::as_bool);
+            let closes = closes.unwrap_or(false);
+            message.change(|subject| RemoveConnection::new(subject, volume_id, closes))
         }
         "reserve_block_device_name" => {
             let asked = volume_arguments::reserved(&message.args)?;

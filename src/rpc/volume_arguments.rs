@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::failure::Fault;
 use super::request::{take, take_optional, text};
 use crate::model::object::{BlockDeviceMapping, BlockDeviceMappingList, DeviceType, clip};
+use crate::model::secret::Secret;
 use crate::workflow::reserve_device::Asked;
 use crate::workflow::swap_volume::Swap;
 
@@ -46,13 +47,16 @@ fn only_from_root(device: &mut BlockDeviceMapping, from_root: bool) {
     }
 }
 
-/// Which volume takes which one's place.
+/// Which volume takes which one's place. In standalone mode whoever may open the socket says how it is reached.
 ///
 /// # Errors
 /// `TypeError` for what is no text.
-pub(super) fn swapped(args: &Map<String, Value>) -> Result<Swap, Fault> {
+pub(super) fn swapped(args: &Map<String, Value>, from_root: bool) -> Result<Swap, Fault> {
     let attachment = args.get("new_attachment_id").and_then(Value::as_str);
+    let connection = args.get("new_connection_info").filter(|_| from_root);
+    let connection = connection.and_then(Value::as_str).map(Secret::new);
     Ok(Swap {
+        connection,
         old: text(args, "old_volume_id")?,
         new: text(args, "new_volume_id")?,
         attachment: attachment.and_then(|id| id.parse().ok()),

@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio::io::AsyncReadExt;
 use uuid::Uuid;
 
 use super::{ConnectionInfo, NewVolume, Volume, VolumeError, VolumeSnapshots, Volumes};
@@ -11,6 +12,12 @@ use crate::model::object::BlockDeviceMapping;
 use crate::model::secret::Secret;
 
 pub struct LocalVolumes;
+
+/// In the connection of an encrypted volume: the file with its passphrase.
+pub const KEY_FILE: &str = "key_file";
+
+/// Bytes; cryptsetup takes no longer passphrase.
+const LONGEST_KEY: usize = 512;
 
 #[async_trait]
 impl VolumeSnapshots for LocalVolumes {
@@ -76,13 +83,29 @@ impl Volumes for LocalVolumes {
         Err(VolumeError::NotSupported("a volume service"))
     }
 
+    /// The file that the connection names holds it, to its last byte.
     async fn passphrase(
         &self,
         _: &RequestContext,
-        _: &str,
-        _: &ConnectionInfo,
+        volume_id: &str,
+        connection: &ConnectionInfo,
     ) -> Result<Option<Secret>, VolumeError> {
-        Ok(None)
+        if !connection.flag("encrypted") {
+            return Ok(None);
+        }
+        let path = connection.required(KEY_FILE)?;
+        let failed = |message: String| VolumeError::NoKey {
+            volume_id: volume_id.to_owned(),
+            message: format!("{path}: {message}"),
+        };
+        let file = tokio::fs::File::open(path).await.map_err(|error| failed(error.to_string()))?;
+        let (mut text, limit) = (String::new(), LONGEST_KEY + 1);
+        let read = file.take(limit as u64).read_to_string(&mut text).await;
+        read.map_err(|error| failed(error.to_string()))?;
+        match text.len() {
+            1..=LONGEST_KEY => Ok(Some(Secret::new(text))),
+            _ => Err(failed(format!("a passphrase has 1 to {LONGEST_KEY} bytes"))),
+        }
     }
 
     async fn moved(
@@ -93,5 +116,40 @@ impl Volumes for LocalVolumes {
         _: bool,
     ) -> Result<String, VolumeError> {
         Err(VolumeError::NotSupported("a volume service"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn encrypted(key_file: &str) -> ConnectionInfo {
+        let info = json!({
+            "driver_volume_type": "local",
+            "data": {"device_path": "/v", "encrypted": true, "key_file": key_file},
+        });
+        ConnectionInfo::new(info.as_object().unwrap().clone())
+    }
+
+    #[tokio::test]
+    async fn a_passphrase_is_what_its_file_holds() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        let asked = encrypted(path);
+        let context = RequestContext::admin();
+        let read = || LocalVolumes.passphrase(&context, "v", &asked);
+        std::fs::write(path, "open sesame\n").unwrap();
+        assert_eq!(read().await.unwrap().unwrap().expose(), "open sesame\n");
+        for wrong in [&b""[..], &[b'x'; 513], b"\xff\xfe"] {
+            std::fs::write(path, wrong).unwrap();
+            let error = read().await.unwrap_err();
+            assert!(matches!(error, VolumeError::NoKey { .. }), "{error}");
+        }
+        drop(file);
+        read().await.unwrap_err();
+        let plain = ConnectionInfo::default();
+        assert!(LocalVolumes.passphrase(&context, "v", &plain).await.unwrap().is_none());
     }
 }

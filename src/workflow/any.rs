@@ -4,11 +4,14 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
+use super::attach_interface::AttachInterface;
 use super::attach_volume::AttachVolume;
 use super::board::Running;
 use super::crash_dump::CrashDump;
+use super::detach_interface::DetachInterface;
 use super::detach_volume::DetachVolume;
 use super::engine::{self, Controls, Workflow};
+use super::fixed_ip::FixedIp;
 use super::journal::{Head, Journal, JournalError, Phase, Record, Stored};
 use super::pause::Pause;
 use super::power_off::PowerOff;
@@ -16,6 +19,7 @@ use super::power_on::PowerOn;
 use super::quiesce::Quiesce;
 use super::reboot::Reboot;
 use super::rebuild::Rebuild;
+use super::remove_connection::RemoveConnection;
 use super::rescue::Rescue;
 use super::reserve_device::ReserveDevice;
 use super::resume::Resume;
@@ -216,5 +220,9 @@ workflows!(
     AttachVolume,
     DetachVolume,
     ReserveDevice,
-    SwapVolume
+    AttachInterface,
+    DetachInterface,
+    FixedIp,
+    SwapVolume,
+    RemoveConnection
 );

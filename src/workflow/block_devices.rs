@@ -5,12 +5,14 @@
 use std::collections::BTreeMap;
 
 use super::domain::{self, GuestDisks, Parts};
+use super::volume_connections::connection_of;
 use super::{Settings, StepError, StepResult};
 use crate::hypervisor::guest::{DiskRole, GuestDisk};
 use crate::hypervisor::spec::DiskSpec;
 use crate::images::blank::FILE_SYSTEMS;
 use crate::images::{Blank, Disk};
 use crate::model::object::{BlockDeviceMapping, DeviceType, ImageMeta, Instance, clip};
+use crate::volumes::VolumeError;
 
 /// A blank disk that an instance is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +136,8 @@ pub fn check_supported(devices: &[BlockDeviceMapping]) -> StepResult {
 ///
 /// # Errors
 /// `NoDisk` for a disk that the instance has to have and doesn't; `UnknownDisk` for one that it has
-/// and nothing on record explains: a guest isn't started with less than its user had.
+/// and nothing on record explains; `Volume` for one that was connected once and isn't in `found`: a guest isn't
+/// started with less than its user had.
 pub fn guest_disks(
     instance: &Instance,
     devices: &[BlockDeviceMapping],
@@ -171,11 +174,19 @@ pub fn guest_disks(
     }
     let drive = found.config_drive.iter();
     disks.extend(drive.map(|drive| disk(DiskRole::ConfigDrive, drive, None)));
-    let volumes = mapped(devices, BlockDeviceMapping::is_volume);
-    disks.extend(volumes.filter_map(|(place, device)| {
-        // One that nothing connects yet is nova-api's to attach.
-        found.volumes.get(&place).map(|spec| volume(device, spec.clone()))
-    }));
+    for (place, device) in mapped(devices, BlockDeviceMapping::is_volume) {
+        match found.volumes.get(&place) {
+            Some(spec) => disks.push(volume(device, spec.clone())),
+            None if connection_of(device)?.is_some() => {
+                let volume_id = device.volume_id.text().unwrap_or("-");
+                let message =
+                    format!("volume {volume_id} isn't connected to the host of its guest");
+                return Err(VolumeError::Invalid(message).into());
+            }
+            // One that was never connected is nova-api's to attach.
+            None => {}
+        }
+    }
     Ok(disks)
 }
 

@@ -170,42 +170,6 @@ pub async fn close(stage: &Stage<'_>, devices: &[BlockDeviceMapping]) -> StepRes
     Ok(())
 }
 
-/// Gives the rights to the volumes back for new ones, which no host has: the instance keeps its volumes while it
-/// is on none. nova: compute/manager.py, `_terminate_volume_connections`
-///
-/// # Errors
-/// The volume service's, and the records'.
-pub async fn reserve(
-    stage: &Stage<'_>,
-    instance: Uuid,
-    devices: &mut [BlockDeviceMapping],
-) -> StepResult {
-    let (on, context) = (stage.on, stage.context);
-    if !devices.iter().any(|device| device.attachment_id.value().is_some()) {
-        return Ok(());
-    }
-    let recorded = on.records.block_devices(context, instance).await?.into_items();
-    for device in devices.iter_mut().filter(|device| device.is_volume()) {
-        let Some(volume_id) = device.volume_id.text().map(str::to_owned) else { continue };
-        if device.attachment_id.value().is_none() {
-            continue;
-        }
-        let old = device.clone();
-        let known = recorded.iter().find(|known| known.uuid.get() == device.uuid.get());
-        match known.filter(|known| known.attachment_id.value() != old.attachment_id.value()) {
-            // An earlier attempt's.
-            Some(known) => device.attachment_id = known.attachment_id.clone(),
-            None => {
-                let new = on.volumes.reserve(context, &volume_id, instance).await?;
-                device.attachment_id.set(Some(new));
-                on.records.save_block_device(context, device).await?;
-            }
-        }
-        on.volumes.close(context, &old).await?;
-    }
-    Ok(())
-}
-
 /// Whether there is something to give back: standalone, a connection; else an attachment.
 fn has_right(device: &BlockDeviceMapping) -> Result<bool, VolumeError> {
     Ok(device.attachment_id.value().is_some() || connection_of(device)?.is_some())

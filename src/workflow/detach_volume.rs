@@ -5,15 +5,19 @@
 //! has the disk it stays connected, whatever happens.
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::engine::{Ending, Stage, Workflow};
 use super::instance::Subject;
+use super::part::Part;
 use super::volume_connections::{connect, connection_of, disconnect, volume_disk_of};
+use super::volume_usage::{disk_of, note};
 use super::{StepError, StepResult, release};
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::guest::{self, set_cache};
 use crate::model::object::BlockDeviceMapping;
 use crate::notify::{Action, Details, Phase};
+use crate::telemetry::Chain;
 use crate::volumes::VolumeError;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,6 +31,7 @@ pub struct DetachVolume {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Begin,
+    CountUse,
     ForgetDevice,
     ReleaseDevice,
     DisconnectVolume,
@@ -37,6 +42,16 @@ pub enum Step {
 impl DetachVolume {
     pub fn new(subject: Subject, volume_id: String) -> Self {
         Self { subject, volume_id, device: None }
+    }
+
+    /// Says which record it is, where that was looked up already.
+    pub(super) fn found(&mut self, device: BlockDeviceMapping) {
+        self.device = Some(device);
+    }
+
+    /// Whether the instance has such a volume.
+    pub(super) fn is_found(&self) -> bool {
+        self.device.is_some()
     }
 
     fn device(&self) -> Result<&BlockDeviceMapping, StepError> {
@@ -73,6 +88,7 @@ impl Workflow for DetachVolume {
     const NAME: &'static str = "detach_volume";
     const STEPS: &'static [Step] = &[
         Step::Begin,
+        Step::CountUse,
         Step::ForgetDevice,
         Step::ReleaseDevice,
         Step::DisconnectVolume,
@@ -80,7 +96,7 @@ impl Workflow for DetachVolume {
         Step::ForgetRecord,
     ];
     /// The guest has no such disk any more.
-    const COMMITTED_FROM: usize = 3;
+    const COMMITTED_FROM: usize = 4;
 
     async fn apply(&mut self, step: Step, stage: &Stage<'_>) -> StepResult {
         let (on, uuid) = (stage.on, self.subject.uuid()?);
@@ -93,6 +109,21 @@ impl Workflow for DetachVolume {
                 self.device = recorded.into_iter().find(is_it);
                 self.device()?;
                 self.tell(Phase::Start, stage);
+                Ok(())
+            }
+            Step::CountUse if !on.settings.volumes.counts_use => Ok(()),
+            // Nobody is kept from a detach by that.
+            Step::CountUse => {
+                let counted = async {
+                    let stats = on.hypervisor.stats(uuid).await?;
+                    let device = self.device()?;
+                    let Some(disk) = disk_of(device, &stats.disks) else { return Ok(()) };
+                    note(on, stage.context, &self.subject.instance, (device, disk), true).await
+                };
+                let counted: StepResult = counted.await;
+                if let Err(error) = counted {
+                    warn!(error = %Chain(&error), "the use of the volume isn't counted");
+                }
                 Ok(())
             }
             Step::ForgetDevice => {
@@ -127,7 +158,9 @@ impl Workflow for DetachVolume {
                 None => Ok(()),
             },
             // They are never undone.
-            Step::DisconnectVolume | Step::CloseVolume | Step::ForgetRecord => Ok(()),
+            Step::CountUse | Step::DisconnectVolume | Step::CloseVolume | Step::ForgetRecord => {
+                Ok(())
+            }
         }
     }
 
@@ -141,5 +174,11 @@ impl Workflow for DetachVolume {
             self.tell(Phase::End, stage);
         }
         self.subject.settle_as_it_is(ending, stage).await
+    }
+}
+
+impl Part for DetachVolume {
+    fn subject(&mut self) -> &mut Subject {
+        &mut self.subject
     }
 }

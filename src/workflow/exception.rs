@@ -5,7 +5,7 @@
 //! What has no class of its own in nova.exception is a plain `NovaException`.
 
 use super::StepError;
-use super::network_exception::network_fault;
+use super::network_exception::{interface_not_attached, interface_not_detached, network_fault};
 use super::volume_exception::volume_fault;
 use crate::hypervisor::HypervisorError;
 use crate::images::ImageError;
@@ -22,6 +22,8 @@ pub fn step_fault(error: &StepError) -> Fault {
         StepError::Image(error) => image_fault(error),
         StepError::Network(error) => network_fault(error),
         StepError::Volume(error) => volume_fault(error),
+        StepError::InterfaceNotAttached { uuid, .. } => interface_not_attached(*uuid),
+        StepError::InterfaceNotDetached { uuid, .. } => interface_not_detached(*uuid),
         StepError::Records(error) => records_fault(error),
         StepError::Object(error) => object_fault(error),
         StepError::Claim(ClaimError::Insufficient(_)) => {

@@ -9,6 +9,7 @@ use super::{Backends, StepError, StepResult};
 use crate::model::context::RequestContext;
 use crate::model::object::Instance;
 use crate::volumes::VolumeError;
+use crate::volumes::host::LOCAL;
 
 const BYTES_PER_GIB: u64 = 1 << 30;
 
@@ -35,11 +36,15 @@ pub async fn extend(
         return Ok(());
     };
     let size_gib = volume.size_gib.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
-    let bytes = size_gib.checked_mul(BYTES_PER_GIB).filter(|bytes| *bytes > 0);
+    let bytes = size_gib.checked_mul(BYTES_PER_GIB);
     let no_size = || VolumeError::Invalid("the volume has no size".to_owned());
-    let bytes = bytes.ok_or_else(no_size)?;
-    device.volume_size.set(volume.size_gib);
-    on.records.save_block_device(context, &mut device).await?;
+    // In standalone mode only the file or the device itself knows how large it is.
+    let is_known = |bytes: &u64| *bytes > 0 || connection.kind() == LOCAL;
+    let bytes = bytes.filter(is_known).ok_or_else(no_size)?;
+    if volume.size_gib.is_some() {
+        device.volume_size.set(volume.size_gib);
+        on.records.save_block_device(context, &mut device).await?;
+    }
     if connection.flag("encrypted") {
         // What the guest sees is smaller than the volume by the size of its header.
         return Err(VolumeError::NotExtendable.into());

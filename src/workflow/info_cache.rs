@@ -67,6 +67,32 @@ pub async fn refresh(
     Ok(vifs)
 }
 
+/// Changes the recorded network, and puts it into `instance`. The record is read first, and nobody else
+/// writes it meanwhile.
+///
+/// # Errors
+/// The records'; `Unreadable` for a record that isn't nova's model.
+pub async fn change(
+    on: &Backends,
+    context: &RequestContext,
+    instance: &mut Instance,
+    change: impl FnOnce(&mut Vec<Vif>),
+) -> Result<(), StepError> {
+    let uuid = instance.uuid()?;
+    let _turn = on.info_caches.turn(uuid).await;
+    if let Some(recorded) = on.records.info_cache(context, uuid).await? {
+        instance.info_cache.load(Some(Some(recorded)));
+    }
+    let before = instance.vifs().map_err(NetworkError::from)?;
+    let mut after = before.clone();
+    change(&mut after);
+    if after != before {
+        let text = network_info_text(&after);
+        on.records.save_info_cache(context, instance, text).await?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

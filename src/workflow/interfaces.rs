@@ -40,13 +40,21 @@ pub fn place_vifs(instance: &mut Instance, vifs: &[Vif]) {
 
 /// Makes every interface of the record ready on this host.
 pub async fn plug_vifs(instance: &Instance, on: &Backends) -> StepResult {
-    let image = properties(&ImageMeta::from_instance(instance)?);
-    let multiqueue = tap_has_queues(&flavor(instance)?, &image)?;
-    let owner = PlugFor { instance: instance.uuid()?, multiqueue };
+    let owner = plug_owner(instance)?;
     for vif in vifs(instance)? {
         on.network.plug(owner, &vif).await?;
     }
     Ok(())
+}
+
+/// Whom its interfaces are plugged for.
+///
+/// # Errors
+/// `Guest` when the flavor and the image contradict each other.
+pub fn plug_owner(instance: &Instance) -> Result<PlugFor, StepError> {
+    let image = properties(&ImageMeta::from_instance(instance)?);
+    let multiqueue = tap_has_queues(&flavor(instance)?, &image)?;
+    Ok(PlugFor { instance: instance.uuid()?, multiqueue })
 }
 
 /// Takes away what [`plug_vifs`] made.

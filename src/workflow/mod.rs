@@ -33,12 +33,14 @@ use serial_ports::SerialPorts;
 use vendor_data::VendorDataSettings;
 
 pub mod any;
+pub mod attach_interface;
 pub mod attach_volume;
 pub mod block_devices;
 pub mod board;
 pub mod build_volumes;
 pub mod config_drive;
 pub mod crash_dump;
+pub mod detach_interface;
 pub mod detach_volume;
 pub mod disk_copy;
 pub mod domain;
@@ -46,8 +48,10 @@ pub mod engine;
 pub mod exception;
 pub mod extend_volume;
 pub mod external_events;
+pub mod fixed_ip;
 pub mod info_cache;
 pub mod instance;
+pub mod interface_device;
 pub mod interfaces;
 pub mod journal;
 pub mod memory;
@@ -62,6 +66,7 @@ pub mod quiesce;
 pub mod reboot;
 pub mod rebuild;
 pub mod release;
+pub mod remove_connection;
 pub mod report;
 pub mod reschedule;
 pub mod rescue;
@@ -90,10 +95,14 @@ pub mod vendor_data;
 pub mod volume_connections;
 pub mod volume_disk;
 mod volume_exception;
+mod volume_rights;
+pub mod volume_usage;
 mod was_on;
 
 #[cfg(test)]
 mod engine_tests;
+#[cfg(test)]
+mod interface_tests;
 #[cfg(test)]
 mod notify_tests;
 #[cfg(test)]
@@ -172,6 +181,7 @@ impl Settings {
                 detach: (8, Duration::from_secs(20)),
                 creation: (60, Duration::from_secs(3)),
                 cross_az_attach: true,
+                counts_use: false,
             },
             serial_ports: None,
             console: ConsoleSettings {
@@ -267,6 +277,8 @@ pub struct VolumeSettings {
     pub creation: (u32, Duration),
     /// `[cinder] cross_az_attach`
     pub cross_az_attach: bool,
+    /// Whether volumes' use is counted: `volume_usage_poll_interval` is positive.
+    pub counts_use: bool,
 }
 
 /// Which consoles there are, and where their proxies find them.
@@ -377,6 +389,20 @@ pub enum StepError {
     /// Nothing but its disk has what the instance holds.
     #[error("instance {0} has no image to come back from: its disk stays")]
     NothingShelved(uuid::Uuid),
+    /// nova: InterfaceAttachFailed
+    #[error("the interface could not be given to instance {uuid}")]
+    InterfaceNotAttached {
+        uuid: uuid::Uuid,
+        #[source]
+        source: Box<StepError>,
+    },
+    /// nova: InterfaceDetachFailed
+    #[error("the interface could not be taken from instance {uuid}")]
+    InterfaceNotDetached {
+        uuid: uuid::Uuid,
+        #[source]
+        source: Box<StepError>,
+    },
     /// A disk or a domain of this instance is there already, and isn't this build's.
     #[error("instance {uuid} already has {what} on this host")]
     AlreadyThere { uuid: uuid::Uuid, what: &'static str },
@@ -393,6 +419,8 @@ impl StepError {
             Self::Claim(e) => e.class(),
             Self::Scheduling(_) => Class::Transient,
             Self::Guest(e) => e.class(),
+            Self::InterfaceNotAttached { source, .. }
+            | Self::InterfaceNotDetached { source, .. } => source.class(),
             Self::Object(_)
             | Self::Name(_)
             | Self::Cancelled

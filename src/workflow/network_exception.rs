@@ -1,8 +1,11 @@
 //! Network errors as nova's exceptions, in nova's words. A part of `exception.rs`.
 //! nova: exception.py
 
+use uuid::Uuid;
+
 use crate::model::fault::Fault;
 use crate::network::NetworkError;
+use crate::openstack::ApiError;
 use crate::telemetry::Chain;
 
 pub(super) fn network_fault(error: &NetworkError) -> Fault {
@@ -12,17 +15,41 @@ pub(super) fn network_fault(error: &NetworkError) -> Fault {
             Fault::nova("NetworkNotFound", format!("Network {network} could not be found."))
                 .with("network_id", network.as_str())
         }
-        NetworkError::Unacceptable { .. } => super::exception::invalid_input(&message),
+        NetworkError::Unacceptable { .. } | NetworkError::AddressNotOnNetwork { .. } => {
+            super::exception::invalid_input(&message)
+        }
         NetworkError::Host { .. } | NetworkError::UnexpectedType { .. } => {
             Fault::nova("VirtualInterfacePlugException", message)
         }
         NetworkError::NotSupported(_) => Fault::builtin("NotImplementedError", message),
-        NetworkError::Unreadable(_) | NetworkError::Unrecorded { .. } | NetworkError::Api(_) => {
+        NetworkError::Unreadable(_) | NetworkError::Unrecorded { .. } => {
             Fault::nova("NovaException", message)
         }
+        NetworkError::Api(error) => api_fault(error, message),
         NetworkError::PortNotFound(port) => {
             Fault::nova("PortNotFound", format!("Port id {port} could not be found."))
                 .with("port_id", port.as_str())
+        }
+        NetworkError::PortNotAttached(port) => {
+            Fault::nova("PortNotFound", format!("Port {port} is not attached"))
+        }
+        NetworkError::NotFoundForInstance(instance) => {
+            let text = format!("Network could not be found for instance {instance}.");
+            Fault::nova("NetworkNotFoundForInstance", text)
+                .with("instance_id", instance.to_string())
+        }
+        NetworkError::FixedIpNotFound { instance, address } => {
+            let text = format!("Instance {instance} does not have fixed IP '{address}'.");
+            Fault::nova("FixedIpNotFoundForInstance", text)
+                .with("instance_uuid", instance.to_string())
+                .with("ip", address.as_str())
+        }
+        NetworkError::NotOneInterface { instance, .. } => interface_not_attached(*instance),
+        NetworkError::NotReleased { device, reason } => {
+            let text = format!("Device detach failed for {device}: {reason}");
+            Fault::nova("DeviceDetachFailed", text)
+                .with("device", device.as_str())
+                .with("reason", reason.as_str())
         }
         NetworkError::PortNotUsable { port, instance } => {
             let text = format!("Port {port} not usable for instance {instance}.");
@@ -138,4 +165,36 @@ pub(super) fn network_fault(error: &NetworkError) -> Fault {
             Fault::nova("VirtualInterfaceCreateException", "Virtual Interface creation failed")
         }
     }
+}
+
+/// What Neutron's client raises, which nova lets through: a user sees no more of it than its name.
+/// neutronclient: common/exceptions.py, `HTTP_EXCEPTION_MAP`; nova: network/neutron.py, `ClientWrapper`
+fn api_fault(error: &ApiError, message: String) -> Fault {
+    let class = match error {
+        ApiError::Status { status: 403, .. } => return Fault::nova("Forbidden", message),
+        ApiError::Status { status: 400, .. } => "BadRequest",
+        ApiError::Status { status: 401, .. } => "Unauthorized",
+        ApiError::Status { status: 404, .. } => "NotFound",
+        ApiError::Status { status: 409, .. } => "Conflict",
+        ApiError::Status { status: 500, .. } => "InternalServerError",
+        ApiError::Status { status: 503, .. } => "ServiceUnavailable",
+        ApiError::Status { .. } => "NeutronClientException",
+        ApiError::Unreachable { .. } => {
+            return Fault::new("ConnectFailure", "keystoneauth1.exceptions.connection", message);
+        }
+        ApiError::Unauthorized { .. } | ApiError::NoEndpoint { .. } | ApiError::Garbled { .. } => {
+            return Fault::nova("NovaException", message);
+        }
+    };
+    Fault::new(class, "neutronclient.common.exceptions", message)
+}
+
+pub(super) fn interface_not_attached(instance: Uuid) -> Fault {
+    let text = format!("Failed to attach network adapter device to {instance}");
+    Fault::nova("InterfaceAttachFailed", text).with("instance_uuid", instance.to_string())
+}
+
+pub(super) fn interface_not_detached(instance: Uuid) -> Fault {
+    let text = format!("Failed to detach network adapter device from {instance}");
+    Fault::nova("InterfaceDetachFailed", text).with("instance_uuid", instance.to_string())
 }

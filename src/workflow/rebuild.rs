@@ -106,8 +106,9 @@ impl Rebuild {
     async fn plan(&self, image: &Image, stage: &Stage<'_>) -> Result<Spawn, StepError> {
         let (records, uuid) = (&stage.on.records, self.subject.uuid()?);
         let block_devices = match &self.asked.block_devices {
-            Some(devices) => devices.clone(),
-            None => records.block_devices(stage.context, uuid).await?.into_items(),
+            Some(devices) if !devices.iter().any(BlockDeviceMapping::is_volume) => devices.clone(),
+            // How a volume is reached is taken from nobody but the record.
+            Some(_) | None => records.block_devices(stage.context, uuid).await?.into_items(),
         };
         let mut spawn = Spawn::new(
             nobody(),
@@ -143,7 +144,7 @@ impl Rebuild {
     }
 
     fn tell(&mut self, phase: Phase, image: &Image, stage: &Stage<'_>) {
-        let image_name = Some(image.meta.name.text().unwrap_or_default());
+        let image_name = Some(Some(image.meta.name.text().unwrap_or_default()));
         let details = Details { image_name, ..Details::default() };
         self.subject.tell_of(Action::Rebuild, phase, details, stage);
     }

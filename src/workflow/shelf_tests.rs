@@ -14,6 +14,7 @@ use super::soft_delete::SoftDelete;
 use super::spawn::Build;
 use super::unrescue::Unrescue;
 use super::unshelve::Unshelve;
+use super::volume_tests::{attached, spawn_with_volumes, with_volumes_to_build};
 use super::world::{HasSubject, MemoryJournal, UUID, World, spawn_image, subject};
 use crate::hypervisor::spec::{DiskSpec, DomainSpec};
 use crate::images::fake::ImageCall;
@@ -21,6 +22,7 @@ use crate::images::sink::TargetImage;
 use crate::model::class::Class;
 use crate::model::object::ImageMeta;
 use crate::model::state::{PowerState, TaskState, VmState};
+use crate::records::Records;
 use crate::records::history::History;
 
 const NEW: &str = "7d8f4b7e-29f5-4f6e-9a43-51e7d7a5c001";
@@ -88,7 +90,12 @@ pub fn offload() -> ShelveOffload {
 }
 
 pub fn unshelve() -> Unshelve {
-    let build = Build {
+    let subject = subject(TaskState::Unshelving, "unshelve_instance");
+    Unshelve::new(subject, unshelve_build())
+}
+
+fn unshelve_build() -> Build {
+    Build {
         image_meta: meta(json!({})),
         image: Some(spawn_image(SHELVED)),
         kernel: None,
@@ -99,8 +106,7 @@ pub fn unshelve() -> Unshelve {
         block_devices: Vec::new(),
         limits: None,
         arguments: BuildArguments::default(),
-    };
-    Unshelve::new(subject(TaskState::Unshelving, "unshelve_instance"), build)
+    }
 }
 
 /// The same, where what is shelved leaves its host.
@@ -117,9 +123,16 @@ pub async fn offloaded() -> World {
     world
 }
 
+/// Of one with a volume, and still on its host.
+pub async fn shelved_with_a_volume() -> World {
+    let world = attached().await;
+    done(&world, shelve()).await;
+    world
+}
+
 /// The same, of one with a volume.
 pub async fn offloaded_with_a_volume() -> World {
-    let world = offloading(super::volume_tests::attached()).await;
+    let world = offloading(attached()).await;
     done(&world, shelve()).await;
     let attachments = world.volumes.attachments();
     assert_eq!(attachments, [("vol-1".to_owned(), UUID, false, false)], "reserved, and on no host");
@@ -374,4 +387,67 @@ async fn an_unshelve_that_fails_leaves_the_image_and_no_host() {
         // The user asks again.
         done(&world, unshelve()).await;
     }
+}
+
+/// The serial numbers of the domain's volumes.
+fn volumes(world: &World) -> Vec<String> {
+    definition(world).disks.into_iter().filter_map(|disk| disk.serial).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn volumes_stay_with_a_rebuilt_and_a_rescued_guest() {
+    let world = attached().await;
+    let (before, rights) = (volumes(&world), world.volumes.attachments());
+    assert_eq!(before.len(), 1);
+    done(&world, rescue_in_place()).await;
+    assert_eq!(volumes(&world), before);
+    done(&world, unrescue()).await;
+    // One that comes first boots alone, and gives the volumes back with the definition.
+    done(&world, rescue()).await;
+    assert_eq!(volumes(&world), [""; 0]);
+    done(&world, unrescue()).await;
+    assert_eq!(volumes(&world), before);
+    done(&world, rebuild(false)).await;
+    assert_eq!((volumes(&world), world.volumes.attachments()), (before, rights));
+}
+
+#[tokio::test(start_paused = true)]
+async fn volumes_of_an_offloaded_instance_are_kept_for_it() {
+    let world = offloading(attached()).await;
+    let before = volumes(&world);
+    let right = || async {
+        let context = crate::model::context::RequestContext::admin();
+        let devices = world.records.block_devices(&context, UUID).await.unwrap().into_items();
+        devices.into_iter().find_map(|device| device.attachment_id.value().copied()).unwrap()
+    };
+    let first = right().await;
+    // What doesn't answer at once is asked again, and no right is left over.
+    world.volumes.fail_at("close");
+    done(&world, shelve()).await;
+    assert_ne!(right().await, first);
+    // One right, which is open to no host.
+    let rights = world.volumes.attachments();
+    assert_eq!(rights.len(), 1, "{rights:?}");
+    assert_eq!((rights[0].1, rights[0].2), (UUID, false));
+    assert_eq!(world.state().await["connected"], json!([]));
+    done(&world, unshelve()).await;
+    assert_eq!(volumes(&world), before);
+    let rights = world.volumes.attachments();
+    assert!(rights.len() == 1 && rights[0].2 && rights[0].3, "{rights:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_boots_from_a_volume_is_offloaded_without_an_image() {
+    let world = with_volumes_to_build().await;
+    done(&world, spawn_with_volumes()).await;
+    let before = volumes(&world);
+    done(&world, offload()).await;
+    assert_eq!(state(&world).0, Some(VmState::ShelvedOffloaded));
+    let mut build = unshelve_build();
+    build.image = None;
+    let subject = subject(TaskState::Unshelving, "unshelve_instance");
+    done(&world, Unshelve::new(subject, build)).await;
+    assert_eq!(volumes(&world), before);
+    ended(&world, rebuild(false)).await;
+    assert!(fault(&world).await.contains("a new image on a volume is not supported"));
 }

@@ -8,10 +8,8 @@ use super::engine::{Ending, Stage, Workflow};
 use super::instance::{Subject, cut_power, expecting, note_cleaned, shut_down, shutdown_timeout};
 use super::interfaces::unplug_vifs;
 use super::part::Part;
-use super::{
-    StepError, StepResult, block_devices, build_volumes, info_cache, shelved, volume_connections,
-};
-use crate::model::object::BlockDeviceMapping;
+use super::volume_rights::{self, Rights};
+use super::{StepError, StepResult, block_devices, info_cache, shelved, volume_connections};
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Refresh;
 use crate::notify::{Action, Phase};
@@ -25,9 +23,9 @@ pub struct ShelveOffload {
     clean: bool,
     /// Whether the record counts that its files are gone.
     cleaned: bool,
-    /// Its disks, as they were on record when it began.
+    /// To its volumes, as they were on record when it began.
     #[serde(default)]
-    devices: Vec<BlockDeviceMapping>,
+    rights: Rights,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +45,7 @@ pub enum Step {
 
 impl ShelveOffload {
     pub fn new(subject: Subject, clean: bool) -> Self {
-        Self { subject, clean, cleaned: false, devices: Vec::new() }
+        Self { subject, clean, cleaned: false, rights: Rights::new() }
     }
 }
 
@@ -74,11 +72,11 @@ impl Workflow for ShelveOffload {
         match step {
             Step::Begin => {
                 self.subject.begin(stage).await?;
-                let devices = on.records.block_devices(stage.context, uuid).await?;
-                self.devices = devices.into_items();
+                let devices = on.records.block_devices(stage.context, uuid).await?.into_items();
+                self.rights = volume_rights::of(&devices);
                 // Its disk is about to go, unless that is a volume.
                 let is_kept = shelved::image(&self.subject.instance).is_some();
-                if !is_kept && !block_devices::boots_from_volume(&self.devices) {
+                if !is_kept && !block_devices::boots_from_volume(&devices) {
                     return Err(StepError::NothingShelved(uuid));
                 }
                 self.subject.load_disks(stage).await?;
@@ -105,9 +103,10 @@ impl Workflow for ShelveOffload {
             }
             Step::UnplugVifs => unplug_vifs(&self.subject.instance, on).await,
             Step::DisconnectVolumes => {
-                volume_connections::disconnect_all(on, uuid, &self.devices).await
+                let devices = on.records.block_devices(stage.context, uuid).await?;
+                volume_connections::disconnect_all(on, uuid, devices.items()).await
             }
-            Step::ReserveVolumes => build_volumes::reserve(stage, uuid, &mut self.devices).await,
+            Step::ReserveVolumes => volume_rights::renew(stage, uuid, &self.rights).await,
             Step::RemoveDirectory => {
                 on.images.remove_directory(uuid).await?;
                 let instance = &mut self.subject.instance;

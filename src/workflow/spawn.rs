@@ -239,7 +239,9 @@ impl Workflow for Spawn {
                     metadata.insert("boot_roles".to_owned(), Some(roles));
                 });
                 on.records.save(stage.context, instance, building()).await?;
-                let image_name = self.build.image_meta.name.text();
+                // Null where there is no image, or it has no name.
+                let name = self.build.image_meta.name.text().filter(|name| !name.is_empty());
+                let image_name = Some(name);
                 let details = Details { image_name, ..Details::default() };
                 self.subject.tell_of(Action::Create, Phase::Start, details, stage);
                 Ok(())

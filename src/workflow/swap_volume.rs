@@ -17,6 +17,7 @@ use crate::hypervisor::guest::{self, set_cache};
 use crate::hypervisor::spec::DiskSpec;
 use crate::model::class::Class;
 use crate::model::object::{BlockDeviceMapping, DestinationType, SourceType};
+use crate::model::secret::Secret;
 use crate::notify::{Action, Details, Phase};
 use crate::volumes::{ConnectionInfo, Volume, VolumeError};
 use uuid::Uuid;
@@ -49,6 +50,9 @@ pub struct Swap {
     pub old: String,
     pub new: String,
     pub attachment: Option<Uuid>,
+    /// In standalone mode: how the new volume is reached, which nobody else knows.
+    #[serde(default)]
+    pub connection: Option<Secret>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +85,7 @@ impl SwapVolume {
         let mut device = self.old()?.clone();
         device.volume_id.load(Some(Some(self.asked.new.clone())));
         device.attachment_id.load(Some(self.asked.attachment));
-        device.connection_info.load(Some(None));
+        device.connection_info.load(Some(self.asked.connection.clone()));
         Ok(device)
     }
 
@@ -110,7 +114,8 @@ impl SwapVolume {
         if !is_active(found.as_ref()) {
             return Err(StepError::NotRunning(self.subject.uuid()?));
         }
-        if old.is_encrypted || new.is_encrypted {
+        let is_encrypted = connection_of(self.old()?)?.is_some_and(|way| way.flag("encrypted"));
+        if old.is_encrypted || new.is_encrypted || is_encrypted {
             let message = "Swap volume is not supported for encrypted volumes when native LUKS \
                            decryption is enabled.";
             return Err(StepError::NotImplemented(message));

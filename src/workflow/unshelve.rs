@@ -11,10 +11,11 @@ use super::interfaces::place_vifs;
 use super::named_image::by_id;
 use super::part::{self, nobody};
 use super::spawn::{self, Build, Spawn, root_gib};
-use super::{StepError, StepResult, block_devices, build_volumes, info_cache, shelved};
+use super::volume_rights::{self, Rights};
+use super::{StepError, StepResult, block_devices, info_cache, shelved};
 use crate::images::CachedImage;
 use crate::model::class::Class;
-use crate::model::object::Instance;
+use crate::model::object::{ImageMeta, Instance};
 use crate::model::state::{PowerState, TaskState, VmState};
 use crate::network::Refresh;
 use crate::notify::{Action, Phase};
@@ -24,6 +25,9 @@ use crate::records::Expected;
 pub struct Unshelve {
     pub subject: Subject,
     spawn: Box<Spawn>,
+    /// To its volumes, as they were on record when it began.
+    #[serde(default)]
+    rights: Rights,
     /// The image that it was shelved as, by its record.
     shelved: Option<String>,
 }
@@ -42,7 +46,8 @@ pub enum Step {
 impl Unshelve {
     /// `build`: what it is made of, with the image that it was shelved as.
     pub fn new(subject: Subject, build: Build) -> Self {
-        Self { subject, spawn: Box::new(Spawn::new(nobody(), build)), shelved: None }
+        let spawn = Box::new(Spawn::new(nobody(), build));
+        Self { subject, spawn, rights: Rights::new(), shelved: None }
     }
 
     fn expected(&self) -> Expected {
@@ -101,7 +106,12 @@ impl Workflow for Unshelve {
                 self.subject.begin(stage).await?;
                 let devices = on.records.block_devices(stage.context, uuid).await?.into_items();
                 self.subject = self.subject.clone().with_disks(&devices);
+                self.rights = volume_rights::of(&devices);
                 self.spawn.build.block_devices = devices;
+                if self.spawn.build.image.is_none() {
+                    // Its root disk is a volume.
+                    self.spawn.build.image_meta = ImageMeta::from_instance(&self.subject.instance)?;
+                }
                 self.shelved = shelved::image(&self.subject.instance).map(str::to_owned);
                 self.subject.tell(Action::Unshelve, Phase::Start, stage);
                 let instance = &mut self.subject.instance;
@@ -190,8 +200,7 @@ impl Workflow for Unshelve {
             }
             // They stay the instance's, which is on no host.
             Step::Build(spawn::Step::PrepareVolumes) => {
-                let uuid = self.subject.uuid()?;
-                build_volumes::reserve(stage, uuid, &mut self.spawn.build.block_devices).await
+                volume_rights::renew(stage, self.subject.uuid()?, &self.rights).await
             }
             // It only fills the cache.
             Step::Build(spawn::Step::FetchImage) => Ok(()),

@@ -12,6 +12,8 @@ use super::detach_volume::DetachVolume;
 use super::instance::Subject;
 use super::journal::Phase;
 use super::power_off::PowerOff;
+use super::reboot::{Kind, Reboot};
+use super::remove_connection::RemoveConnection;
 use super::reserve_device::{Asked, ReserveDevice};
 use super::spawn::Spawn;
 use super::swap_volume::{Swap, SwapVolume};
@@ -33,6 +35,10 @@ const VOLUME: &str = "vol-1";
 
 fn without_task(method: &str) -> Subject {
     Subject::new(instance(None), method)
+}
+
+fn subject_of_a_hard_reboot() -> Subject {
+    subject(TaskState::RebootingHard, "reboot_instance")
 }
 
 /// The volume's record as nova-api sends it.
@@ -65,8 +71,13 @@ pub fn reserve() -> ReserveDevice {
 
 pub fn swap() -> SwapVolume {
     let attachment = Some(Uuid::from_u128(0xa77a_c001));
-    let swap = Swap { old: VOLUME.to_owned(), new: "vol-2".to_owned(), attachment };
+    let (old, new) = (VOLUME.to_owned(), "vol-2".to_owned());
+    let swap = Swap { old, new, attachment, connection: None };
     SwapVolume::new(without_task("swap_volume"), swap)
+}
+
+pub fn remove_connection() -> RemoveConnection {
+    RemoveConnection::new(without_task("remove_volume_connection"), VOLUME.to_owned(), true)
 }
 
 /// A guest has a volume, and a larger one is reserved to take its place.
@@ -184,7 +195,8 @@ fn volume_disks(world: &World) -> Vec<DiskSpec> {
 
 #[tokio::test(start_paused = true)]
 async fn a_volume_comes_to_a_running_guest_and_goes_again() {
-    let world = attached().await;
+    let mut world = attached().await;
+    world.settings.volumes.counts_use = true;
     let disks = volume_disks(&world);
     assert_eq!(disks.len(), 1);
     let disk = &disks[0];
@@ -200,6 +212,8 @@ async fn a_volume_comes_to_a_running_guest_and_goes_again() {
     assert_eq!((&state["record"][0], &state["record"][1]), (&json!("active"), &json!(null)));
 
     done(&world, detach()).await;
+    let usages = world.records.usages();
+    assert!(usages.len() == 1 && usages[0].1, "it is counted at its end: {usages:?}");
     let state = world.state().await;
     assert_eq!(state["attachments"], json!([]));
     assert_eq!(state["connected"], json!([]));
@@ -369,6 +383,25 @@ async fn a_guest_goes_on_with_another_volume() {
     assert_eq!(phase, Phase::Undone);
     assert_eq!(world.connectors.connected(), [(VOLUME.to_owned(), UUID)]);
     assert_eq!(world.volumes.attachments().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_removed_leaves_the_record() {
+    for closes in [false, true] {
+        let world = attached().await;
+        let subject = without_task("remove_volume_connection");
+        done(&world, RemoveConnection::new(subject, VOLUME.to_owned(), closes)).await;
+        assert!(volume_disks(&world).is_empty() && world.connectors.connected().is_empty());
+        assert_eq!(world.volumes.attachments().is_empty(), closes);
+        let state = world.state().await;
+        assert_eq!(state["devices"][4], json!(["/dev/vde", VOLUME, true]));
+        // The volume comes back with the next definition: the instance has it still.
+        if !closes {
+            let reboot = Reboot::new(subject_of_a_hard_reboot(), Kind::Hard);
+            done(&world, reboot).await;
+            assert_eq!(volume_disks(&world).len(), 1);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

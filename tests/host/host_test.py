@@ -499,6 +499,8 @@ def a_clean_stop(world):
 # Their scenarios come after these.
 import consoles  # noqa: E402,F401
 import disks  # noqa: E402,F401
+import moves  # noqa: E402,F401
+import nics  # noqa: E402,F401
 import rescue  # noqa: E402,F401
 import snapshots  # noqa: E402,F401
 import volumes  # noqa: E402,F401

@@ -48,7 +48,7 @@ class Notifications:
             self.heard.append({
                 "format": message.delivery_info["routing_key"].split(".")[0],
                 "event": body["event_type"], "publisher": body["publisher_id"], "priority": body["priority"],
-                "payload": unwrap(body["payload"]),
+                "payload": ordered(unwrap(body["payload"])),
             })
 
     def quiet(self, seconds=1.0, at_most=15.0):
@@ -65,6 +65,14 @@ class Notifications:
         """What was heard about these servers, in order."""
         with self.lock:
             return [one for one in self.heard if subject(one["payload"]) in servers]
+
+
+def ordered(payload):
+    """Roles are a set, in the order in which keystone happened to name them."""
+    image = payload.get("image_meta")
+    if isinstance(image, dict) and image.get("boot_roles"):
+        image["boot_roles"] = ",".join(sorted(image["boot_roles"].split(",")))
+    return payload
 
 
 def subject(payload):

@@ -28,6 +28,18 @@ impl Hotplug {
         name
     }
 
+    /// What a guest that is asked for a device answers; `None`: nothing.
+    pub(super) fn lets_go(&mut self, uuid: Uuid) -> Option<bool> {
+        match self.keeping.get_mut(&uuid) {
+            Some(None) => None,
+            Some(Some(times)) if *times > 0 => {
+                *times -= 1;
+                None
+            }
+            _ => Some(!self.refusing.contains(&uuid)),
+        }
+    }
+
     pub(super) fn secret(&self, volume_id: &str) -> Option<Uuid> {
         self.secrets.get(volume_id).map(|(name, _)| *name)
     }
@@ -123,14 +135,7 @@ impl World {
             return Ok(None);
         }
         let alias = volume.alias();
-        let removed = match self.hotplug.keeping.get_mut(&uuid) {
-            Some(None) => return Ok(Some(alias)),
-            Some(Some(times)) if *times > 0 => {
-                *times -= 1;
-                return Ok(Some(alias));
-            }
-            _ => !self.hotplug.refusing.contains(&uuid),
-        };
+        let Some(removed) = self.hotplug.lets_go(uuid) else { return Ok(Some(alias)) };
         if removed {
             if domain.next_spec.is_none() {
                 domain.next_spec = Some(domain.spec.clone());

@@ -76,6 +76,14 @@ pub fn interfaces(input: &GuestInput, asked: &Asked<'_>) -> Result<Vec<Interface
     Ok(input.vifs.iter().map(interface).collect())
 }
 
+/// What interfaces that come to a guest look like from inside, whatever its disks are.
+///
+/// # Errors
+/// As for a domain's definition.
+pub fn interface_specs(input: &GuestInput) -> Result<Vec<InterfaceSpec>, GuestError> {
+    interfaces(input, &Asked::new(&input.flavor.extra_specs, &input.image.properties))
+}
+
 /// Whether interfaces get a queue for each virtual CPU.
 /// nova: virt/hardware.py, `get_vif_multiqueue_constraint`
 fn wants_queues(vcpus: u64, asked: &Asked<'_>) -> Result<bool, GuestError> {

@@ -29,7 +29,7 @@ mod refused;
 pub use defaults::{Defaults, image_defaults, place_of, placed_disks};
 pub use devices::serial_port_count;
 pub use disks::{DiskRole, GuestDisk, named_place, set_cache};
-pub use interfaces::{GuestVif, tap_has_queues};
+pub use interfaces::{GuestVif, interface_specs, tap_has_queues};
 
 /// All that a domain is made of.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -391,7 +391,8 @@ fn machine_type(input: &GuestInput, asked: &Asked<'_>) -> Result<Option<String>,
     }
 }
 
-fn metadata(input: &GuestInput) -> NovaMetadata {
+/// What the domain's metadata says of the guest.
+pub fn metadata(input: &GuestInput) -> NovaMetadata {
     let image = &input.image;
     NovaMetadata {
         package_version: input.package_version.clone(),

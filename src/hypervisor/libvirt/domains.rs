@@ -21,7 +21,7 @@ use crate::hypervisor::block::{
     BlockCopy, BlockJob, BlockJobEvent, DeviceEvent, DomainDisk, VolumeDisk,
 };
 use crate::hypervisor::host::{Capabilities, DiskSize, DomainCapabilities, HostCpu, HostState};
-use crate::hypervisor::spec::{DiskSpec, DomainSpec, FirmwareFiles};
+use crate::hypervisor::spec::{DiskSpec, DomainSpec, FirmwareFiles, InterfaceSpec, NovaMetadata};
 use crate::hypervisor::{
     ConsoleEndpoints, DomainEvent, DomainInfo, DomainStats, HostInfo, Hypervisor, HypervisorError,
     InterfaceStats, StartOptions,
@@ -353,6 +353,42 @@ impl Hypervisor for Libvirt {
         disk: &VolumeDisk,
     ) -> Result<Option<String>, HypervisorError> {
         self.ask_for_disk(uuid, disk).await
+    }
+
+    async fn attach_interface(
+        &self,
+        uuid: Uuid,
+        interface: &InterfaceSpec,
+    ) -> Result<(), HypervisorError> {
+        self.add_interface(uuid, interface).await
+    }
+
+    async fn forget_interface(
+        &self,
+        uuid: Uuid,
+        interface: &InterfaceSpec,
+    ) -> Result<(), HypervisorError> {
+        self.take_interface_from_definition(uuid, interface).await
+    }
+
+    async fn release_interface(
+        &self,
+        uuid: Uuid,
+        interface: &InterfaceSpec,
+    ) -> Result<Option<String>, HypervisorError> {
+        self.ask_for_interface(uuid, interface).await
+    }
+
+    async fn has_interface(
+        &self,
+        uuid: Uuid,
+        interface: &InterfaceSpec,
+    ) -> Result<bool, HypervisorError> {
+        self.looks_for_interface(uuid, interface).await
+    }
+
+    async fn describe(&self, uuid: Uuid, metadata: &NovaMetadata) -> Result<(), HypervisorError> {
+        self.set_metadata(uuid, metadata).await
     }
 
     async fn resize_disk(

@@ -189,7 +189,7 @@ fn detach(domain: &Domain, disk: &DomainDisk, flags: u32) -> Result<(), Error> {
 }
 
 /// nova: virt/libvirt/driver.py, `_detach_sync`
-fn is_missing(error: &Error) -> bool {
+pub(super) fn is_missing(error: &Error) -> bool {
     match error.code() {
         ErrorNumber::DeviceMissing | ErrorNumber::NoDomain => true,
         ErrorNumber::OperationFailed => error.message().contains("not found"),

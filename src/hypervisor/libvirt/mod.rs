@@ -33,6 +33,7 @@ mod guest_agent;
 mod host;
 mod hotplug;
 mod jobs;
+mod nics;
 mod observer;
 mod saves;
 mod secrets;

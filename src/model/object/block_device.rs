@@ -110,10 +110,11 @@ impl BlockDeviceMappingList {
 }
 
 versioned_object! {
-    /// I/O counters of a volume.
+    /// I/O counters of a volume: `tot_*` from before its disk was attached last, `curr_*` since then.
     VolumeUsage "1.0" {
         id: i64,
-        volume_id: Uuid,
+        /// nova takes any text, too.
+        volume_id: String,
         instance_uuid: Option<Uuid>,
         project_id: Option<String>,
         user_id: Option<String>,

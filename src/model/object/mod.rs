@@ -24,6 +24,7 @@ mod request_spec;
 mod resources;
 mod service;
 mod updates;
+mod volume_usage;
 
 pub use action::*;
 pub use block_device::*;

@@ -190,10 +190,9 @@ impl NeutronNetwork {
         let created = client.create::<Port>(As::User, "ports", "port", port).await;
         let address = || slot.request.address.clone().unwrap_or_default();
         let port = created.map_err(|error| match error.kind() {
-            "InvalidIpForNetwork" => NetworkError::Unacceptable {
-                network: network.clone(),
-                reason: format!("fixed IP {} is not one of its addresses", address()),
-            },
+            "InvalidIpForNetwork" => {
+                NetworkError::AddressNotOnNetwork { address: address(), network: network.clone() }
+            }
             "IpAddressInUse" | "IpAddressAlreadyAllocated" => NetworkError::FixedIpInUse(address()),
             "OverQuota" => NetworkError::PortLimitExceeded,
             "IpAddressGenerationFailure" => NetworkError::NoMoreFixedIps(network.clone()),

@@ -226,6 +226,19 @@ impl State {
 
     fn update_port(&mut self, id: &str, body: &Value) -> ApiResponse {
         let kind = self.vif_type.unwrap_or("ovs");
+        let mut body = body.clone();
+        let asked = body.pointer_mut("/port/fixed_ips").and_then(Value::as_array_mut);
+        for ip in asked.into_iter().flatten() {
+            let is_full =
+                |subnet: &&Value| subnet["id"] == ip["subnet_id"] && subnet["full"] == true;
+            if self.of("subnets").iter().any(|subnet| is_full(&subnet)) {
+                return fault(409, "IpAddressGenerationFailure");
+            }
+            if ip.get("ip_address").is_none() {
+                self.made += 1;
+                ip["ip_address"] = json!(format!("10.77.0.{}", self.made));
+            }
+        }
         let Some(port) = self.of("ports").iter_mut().find(|port| port["id"] == id) else {
             return fault(404, "PortNotFound");
         };

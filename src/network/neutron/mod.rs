@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::plug::Plugger;
-use super::{Network, NetworkError, PlugFor, Refresh, Vif, Wanted};
+use super::{Network, NetworkError, PlugFor, PortAddresses, Refresh, Vif, Wanted};
 use crate::model::context::RequestContext;
 use crate::model::object::Instance;
 use crate::openstack::Api;
@@ -20,6 +20,7 @@ use client::{As, Client};
 use extensions::Extensions;
 use model::ModelOptions;
 
+mod addresses;
 mod allocate;
 mod bindings;
 mod client;
@@ -165,6 +166,30 @@ impl Network for NeutronNetwork {
         let ports: Vec<types::Port> =
             self.client(context).list(As::Admin, "ports", &filters).await?;
         Ok(ports.iter().filter(|port| port.is_active()).map(|port| port.id).collect())
+    }
+
+    async fn addresses(
+        &self,
+        context: &RequestContext,
+        instance: &Instance,
+    ) -> Result<Vec<PortAddresses>, NetworkError> {
+        self.port_addresses(self.client(context), instance).await
+    }
+
+    async fn add_address(
+        &self,
+        context: &RequestContext,
+        port: &PortAddresses,
+    ) -> Result<bool, NetworkError> {
+        self.added_address(self.client(context), port).await
+    }
+
+    async fn set_addresses(
+        &self,
+        context: &RequestContext,
+        port: &PortAddresses,
+    ) -> Result<(), NetworkError> {
+        self.addresses_set(self.client(context), port).await
     }
 
     async fn security_groups(

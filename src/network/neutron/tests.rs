@@ -15,8 +15,8 @@ use crate::network::plug::ovs::OvsOptions;
 
 const INSTANCE: &str = "24ef2f14-daa6-42b1-b7fa-7136169b5f1c";
 const PROJECT: &str = "1636986d9ad64a04986c679176c6d90f";
-const NETWORK: &str = "57b8d57e-9dff-432d-9967-42c1e70508a4";
-const SUBNET: &str = "f97f925f-d4d5-4fbb-9232-07ce846830b2";
+pub(super) const NETWORK: &str = "57b8d57e-9dff-432d-9967-42c1e70508a4";
+pub(super) const SUBNET: &str = "f97f925f-d4d5-4fbb-9232-07ce846830b2";
 const USERS_PORT: &str = "da651fe8-a81c-4397-8bf3-e8fd4ded7527";
 
 /// A recorded build of nova-compute's: what it asked of Neutron, and what it recorded.
@@ -24,7 +24,7 @@ fn recorded() -> Value {
     serde_json::from_str(include_str!("../../../tests/fixtures/neutron/build.json")).unwrap()
 }
 
-fn network(fake: &Arc<FakeNeutron>) -> NeutronNetwork {
+pub(super) fn network(fake: &Arc<FakeNeutron>) -> NeutronNetwork {
     let ovs = OvsOptions {
         connection: "unix:/nonexistent".to_owned(),
         timeout: Duration::from_secs(1),
@@ -43,7 +43,7 @@ fn network(fake: &Arc<FakeNeutron>) -> NeutronNetwork {
 }
 
 /// The network and the subnet of the recording.
-fn neutron() -> Arc<FakeNeutron> {
+pub(super) fn neutron() -> Arc<FakeNeutron> {
     let fake = FakeNeutron::new();
     let recorded = recorded();
     let answer = |path: &str| {
@@ -70,7 +70,7 @@ fn users_port(more: Value) -> Value {
     port
 }
 
-fn instance() -> Instance {
+pub(super) fn instance() -> Instance {
     let mut instance = Instance::default();
     instance.uuid.load(Some(Uuid::parse_str(INSTANCE).unwrap()));
     instance.project_id.load(Some(Some(PROJECT.to_owned())));
@@ -87,7 +87,7 @@ fn with_vifs(vifs: &[Vif]) -> Instance {
     instance
 }
 
-fn user() -> RequestContext {
+pub(super) fn user() -> RequestContext {
     RequestContext {
         auth_token: Some(Secret::new("token")),
         request_id: Some("req-d6dba12c-6aa3-4396-8f2a-54dda5d2f76c".to_owned()),
@@ -95,7 +95,7 @@ fn user() -> RequestContext {
     }
 }
 
-fn on(network: &str) -> RequestedNetwork {
+pub(super) fn on(network: &str) -> RequestedNetwork {
     RequestedNetwork { network_id: Some(network.to_owned()), ..Default::default() }
 }
 
@@ -111,7 +111,7 @@ fn want(networks: &[RequestedNetwork]) -> Wanted {
     }
 }
 
-async fn allocate(
+pub(super) async fn allocate(
     fake: &Arc<FakeNeutron>,
     networks: &[RequestedNetwork],
 ) -> Result<Vec<Vif>, NetworkError> {
@@ -282,7 +282,7 @@ async fn what_neutron_says_no_to_has_novas_name() {
         ("POST", 409, "IpAddressGenerationFailure", "NoMoreFixedIps"),
         ("POST", 409, "IpAddressInUse", "FixedIpInUse"),
         ("POST", 409, "IpAddressAlreadyAllocated", "FixedIpInUse"),
-        ("POST", 400, "InvalidIpForNetwork", "Unacceptable"),
+        ("POST", 400, "InvalidIpForNetwork", "AddressNotOnNetwork"),
         ("PUT", 409, "MacAddressInUse", "PortInUse"),
         ("PUT", 409, "HostNotCompatibleWithFixedIps", "FixedIpInvalidOnHost"),
         ("POST", 403, "PolicyNotAuthorized", "Api(Status"),

@@ -1,4 +1,4 @@
-//! Instances' disks on record. nova: objects/block_device.py
+//! Instances' disks on record, and how they are used. nova: objects/{block_device,volume_usage}.py
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -6,7 +6,9 @@ use uuid::Uuid;
 use super::error::absent;
 use super::{Conductor, ConductorError, Repeat};
 use crate::model::context::RequestContext;
-use crate::model::object::{BlockDeviceMapping, BlockDeviceMappingList, VersionedObject};
+use crate::model::object::{
+    BlockDeviceMapping, BlockDeviceMappingList, VersionedObject, VolumeUsage,
+};
 
 impl Conductor {
     /// The disks of an instance.
@@ -72,6 +74,20 @@ impl Conductor {
         let destroyed =
             self.object_action(context, disk, primitive, method, kwargs, Repeat::Harmless);
         absent(destroyed.await, &["BDMNotFound"]).map(drop)
+    }
+
+    /// Writes a volume's counters. Those that end are added up: what was lost on the way is not sent twice.
+    pub async fn save_volume_usage(
+        &self,
+        context: &RequestContext,
+        usage: &mut VolumeUsage,
+        ends: bool,
+    ) -> Result<(), ConductorError> {
+        let (primitive, kwargs) = (usage.to_primitive(), json!({"update_totals": ends}));
+        let repeat = if ends { Repeat::Never } else { Repeat::Harmless };
+        self.object_action(context, usage, primitive, "save", kwargs, repeat).await?;
+        usage.reset_changes();
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use super::{Conductor, Repeat};
 use crate::model::context::RequestContext;
 use crate::model::object::{
     BlockDeviceMapping, BlockDeviceMappingList, ConsoleAuthToken, Instance,
-    InstanceFault as FaultObject, InstanceInfoCache, InstanceList, VersionedObject,
+    InstanceFault as FaultObject, InstanceInfoCache, InstanceList, VersionedObject, VolumeUsage,
 };
 use crate::model::state::TaskState;
 use crate::model::time::Timestamp;
@@ -329,6 +329,15 @@ impl Records for ConductorRecords {
         disk: &mut BlockDeviceMapping,
     ) -> Result<(), RecordsError> {
         Ok(self.conductor.destroy_block_device(context, disk).await?)
+    }
+
+    async fn save_volume_usage(
+        &self,
+        context: &RequestContext,
+        usage: &mut VolumeUsage,
+        ends: bool,
+    ) -> Result<(), RecordsError> {
+        Ok(self.conductor.save_volume_usage(context, usage, ends).await?)
     }
 
     async fn authorize_console(

@@ -3,6 +3,8 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use tokio::io::AsyncSeekExt;
+
 use crate::volumes::{ConnectionInfo, VolumeError};
 
 /// In the connection: `file` or `block`.
@@ -28,4 +30,24 @@ pub async fn connect(connection: &mut ConnectionInfo) -> Result<(), VolumeError>
     };
     connection.note(SOURCE, source);
     Ok(())
+}
+
+/// How large it is, in bytes.
+///
+/// # Errors
+/// `NotExtendable` where its length isn't that of the disk; `Host` for what can't be looked at.
+pub async fn size(connection: &ConnectionInfo) -> Result<u64, VolumeError> {
+    let path = connection.required("device_path")?;
+    if connection.text("format").is_some_and(|format| format != "raw") {
+        return Err(VolumeError::NotExtendable);
+    }
+    let look = async {
+        let mut file = tokio::fs::File::open(path).await?;
+        file.seek(std::io::SeekFrom::End(0)).await
+    };
+    look.await.map_err(|error| VolumeError::Host {
+        operation: "look at",
+        what: path.to_owned(),
+        message: error.to_string(),
+    })
 }

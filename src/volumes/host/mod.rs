@@ -131,6 +131,7 @@ impl HostVolumes for HostConnectors {
             // The guest's QEMU makes a file larger; RBD volumes are already.
             NFS | RBD => Ok(bytes),
             ISCSI => self.iscsi.grow(connection).await,
+            LOCAL => local::size(connection).await,
             _ => Err(VolumeError::NotExtendable),
         }
     }

@@ -1,6 +1,7 @@
 //! The elements below `devices`, each as nova spells it.
 
 use super::element::Element;
+use super::read::InterfaceFacts;
 use crate::hypervisor::spec::{
     Bandwidth, DomainSpec, GraphicsSpec, InterfaceSource, InterfaceSpec, Rate, RngSpec, SerialSpec,
     VideoSpec,
@@ -65,6 +66,25 @@ pub fn devices(spec: &DomainSpec) -> Element {
 }
 
 /// nova: virt/libvirt/config.py, `LibvirtConfigGuestInterface`
+/// An interface alone, as a domain gets it.
+pub fn interface_xml(spec: &InterfaceSpec) -> String {
+    interface(spec).to_document()
+}
+
+/// What names one of a domain's interfaces to libvirt: its address and, as that may be there twice, its
+/// place.
+pub fn found_interface_xml(facts: &InterfaceFacts) -> String {
+    let of = |name| facts.address.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+    let address = ["type", "domain", "bus", "slot", "function"]
+        .into_iter()
+        .fold(Element::new("address"), |address, name| address.attr_if(name, of(name)));
+    Element::new("interface")
+        .attr("type", &facts.kind)
+        .child(Element::new("mac").attr("address", &facts.mac_address))
+        .child_if((!facts.address.is_empty()).then_some(address))
+        .to_document()
+}
+
 fn interface(interface: &InterfaceSpec) -> Element {
     let kind = match &interface.source {
         InterfaceSource::Ethernet => "ethernet",

@@ -30,6 +30,11 @@ pub fn nova_instance(metadata: &NovaMetadata) -> Element {
         .child(Element::new("nova:ports").children(metadata.ports.iter().map(port)))
 }
 
+/// The same as a document of its own.
+pub fn metadata_xml(metadata: &NovaMetadata) -> String {
+    nova_instance(metadata).to_document()
+}
+
 fn flavor(flavor: &FlavorMetadata) -> Element {
     Element::new("nova:flavor")
         .attr("name", &flavor.name)

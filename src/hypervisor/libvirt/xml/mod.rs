@@ -15,8 +15,10 @@ mod secret;
 
 pub use copy::{copy_xml, swap_xml};
 pub use cpu::cpu_xml;
+pub use devices::{found_interface_xml, interface_xml};
 pub use disk::{disk_xml, named_disk_xml};
 pub use domain::domain_xml;
+pub use metadata::metadata_xml;
 pub use node::{Node, XmlError};
 pub use secret::secret_xml;
 

@@ -64,6 +64,9 @@ pub struct InterfaceFacts {
     pub mac_address: String,
     /// `tapffb38c30-19`
     pub target: Option<String>,
+    pub alias: Option<String>,
+    /// Its place on the PCI bus: attributes of an address.
+    pub address: Vec<(String, String)>,
 }
 
 /// Reads a domain's XML.
@@ -194,6 +197,12 @@ fn interface(interface: &Node) -> InterfaceFacts {
         kind: interface.attribute("type").unwrap_or_default().to_owned(),
         mac_address: attribute("mac", "address").unwrap_or_default(),
         target: attribute("target", "dev"),
+        alias: attribute("alias", "name"),
+        address: interface
+            .child("address")
+            .filter(|address| address.attribute("type") == Some("pci"))
+            .map(|address| address.attributes.clone())
+            .unwrap_or_default(),
     }
 }
 
