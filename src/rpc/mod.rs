@@ -28,6 +28,7 @@ mod intake;
 mod line;
 mod link;
 pub mod local;
+pub mod methods;
 mod network_arguments;
 pub mod notify;
 pub mod operator;
